@@ -1,0 +1,213 @@
+package com.example.lakehouse.common;
+
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Optional;
+import org.apache.spark.SparkThrowable;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.types.NumericType;
+import org.apache.spark.sql.types.StructField;
+import picocli.CommandLine;
+import picocli.CommandLine.Help.Ansi;
+
+/**
+ * Tells the story of a run: steps, texts, tables and charts, on the terminal and, with {@code
+ * --html}, on a page.
+ *
+ * <p>{@link #run} is the whole of a {@code main}: it reads the options, opens the session and a
+ * sandbox, hands a notebook to the story, and cleans up whatever happens.
+ */
+public final class Notebook {
+  private static final int MAX_ROWS = 20;
+  private static final int MAX_MESSAGE = 300;
+
+  private final SparkSession spark;
+  private final Sandbox sandbox;
+  private final RunOptions options;
+  private final List<Sink> sinks;
+  private int steps;
+
+  private Notebook(SparkSession spark, Sandbox sandbox, RunOptions options, List<Sink> sinks) {
+    this.spark = spark;
+    this.sandbox = sandbox;
+    this.options = options;
+    this.sinks = sinks;
+  }
+
+  /** A story, which may fail: the run then fails with the same exception. */
+  @FunctionalInterface
+  public interface Story {
+    void tell(Notebook notebook) throws Exception;
+  }
+
+  /**
+   * Runs {@code story} as the example's {@code main}.
+   *
+   * @param args {@code --html[=FOLDER]}, {@code --keep}, {@code --scale ROWS}, {@code --seed N},
+   *     {@code --master URL}, {@code --help}
+   * @throws SetupException if an option or the machine is not what the run needs; its message says
+   *     what to do
+   */
+  public static void run(Class<?> example, String[] args, Story story) throws Exception {
+    RunOptions options = RunOptions.parse(new RunOptions(), args);
+    ExampleSource source = ExampleSource.of(example);
+    // Boxes and bars are not in every terminal's default charset.
+    PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
+    if (options.help) {
+      out.println(source.summary());
+      CommandLine.usage(new CommandLine(options).setCommandName(source.name()), out, Ansi.AUTO);
+      return;
+    }
+    TerminalSink terminal = new TerminalSink(out, Ansi.AUTO);
+    terminal.header(source);
+    List<Sink> sinks = new ArrayList<>(List.of(terminal));
+    boolean sessionIsOurs = SparkSessions.running().isEmpty();
+    SparkSession spark = SparkSessions.open(source.name());
+    try (Sandbox sandbox = new Sandbox(spark, source.name(), options.keep)) {
+      HtmlSink page =
+          options.html == null ? null : new HtmlSink(Example.of(example), source, options.html);
+      if (page != null) {
+        sinks.add(page);
+      }
+      story.tell(new Notebook(spark, sandbox, options, sinks));
+      sinks.forEach(Sink::close);
+      if (page != null) {
+        out.println("\nPage: " + page.file().toUri());
+      }
+      if (options.keep) {
+        out.println("\nKept: " + sandbox.folder() + " (schema " + sandbox.schema() + ")");
+      }
+    } finally {
+      if (sessionIsOurs) {
+        SparkSessions.close(spark);
+      }
+    }
+  }
+
+  public SparkSession spark() {
+    return spark;
+  }
+
+  public Sandbox sandbox() {
+    return sandbox;
+  }
+
+  /**
+   * The shop's data, of the size that {@code --scale} asks for.
+   *
+   * @param defaultRows its size otherwise
+   */
+  public SampleData sampleData(long defaultRows) {
+    return SampleData.of(spark)
+        .rows(options.scale == null ? defaultRows : options.scale)
+        .seed(options.seed);
+  }
+
+  /** Begins the next step. */
+  public void step(String title) {
+    steps++;
+    show(new Block.Step(steps, title));
+  }
+
+  /** A paragraph, formatted as {@link String#format(Locale, String, Object...)} does. */
+  public void text(String format, Object... values) {
+    show(new Block.Text(values.length == 0 ? format : String.format(Locale.ROOT, format, values)));
+  }
+
+  /** Runs {@code rows} and shows the first 20. */
+  public void table(String caption, Dataset<Row> rows) {
+    List<Row> first = rows.takeAsList(MAX_ROWS + 1);
+    StructField[] fields = rows.schema().fields();
+    show(
+        new Block.Table(
+            caption,
+            Arrays.stream(fields).map(StructField::name).toList(),
+            Arrays.stream(fields).map(f -> f.dataType() instanceof NumericType).toList(),
+            first.stream().limit(MAX_ROWS).map(Notebook::cells).toList(),
+            first.size() > MAX_ROWS));
+  }
+
+  /** Shows what queries really did side by side, a column for each. */
+  public void profiles(String caption, Map<String, QueryProfile> profiles) {
+    List<String> columns = new ArrayList<>(List.of("figure"));
+    List<Boolean> numeric = new ArrayList<>(List.of(false));
+    Map<String, List<String>> rows = new LinkedHashMap<>();
+    profiles.forEach(
+        (name, profile) -> {
+          columns.add(name);
+          numeric.add(true);
+          figures(profile)
+              .forEach(
+                  (figure, value) ->
+                      rows.computeIfAbsent(figure, f -> new ArrayList<>(List.of(f))).add(value));
+        });
+    show(new Block.Table(caption, columns, numeric, List.copyOf(rows.values()), false));
+  }
+
+  public void chart(Chart chart) {
+    show(new Block.Figure(chart));
+  }
+
+  /** Shows an error that the step was meant to end in. */
+  public void refused(String what, Throwable error) {
+    String condition = "";
+    for (Throwable cause = error; cause != null && condition.isEmpty(); cause = cause.getCause()) {
+      if (cause instanceof SparkThrowable spark) {
+        condition = Optional.ofNullable(spark.getCondition()).orElse("");
+      }
+    }
+    show(
+        new Block.Refusal(
+            what,
+            error.getClass().getName(),
+            condition,
+            shortened(String.valueOf(error.getMessage()))));
+  }
+
+  /** In one line, without the condition that Spark puts in front. */
+  private static String shortened(String message) {
+    String line = message.replaceFirst("^\\[[A-Z0-9_.]+] ", "").replaceAll("\\s+", " ").strip();
+    return line.length() <= MAX_MESSAGE ? line : line.substring(0, MAX_MESSAGE) + " …";
+  }
+
+  private static Map<String, String> figures(QueryProfile profile) {
+    Map<String, String> figures = new LinkedHashMap<>();
+    figures.put("files read", Numbers.format(profile.filesRead()));
+    figures.put("files pruned", Numbers.format(profile.filesPruned()));
+    figures.put("bytes read", Numbers.format(profile.bytesRead()));
+    figures.put("rows read", Numbers.format(profile.rowsRead()));
+    figures.put(
+        "exchanges",
+        profile.exchanges().isEmpty()
+            ? "none"
+            : profile.exchanges().toString().replaceAll("[{}]", "").replace('=', ' '));
+    figures.put("joins", profile.joins().isEmpty() ? "none" : String.join(", ", profile.joins()));
+    figures.put("shuffle bytes", Numbers.format(profile.shuffleBytes()));
+    figures.put("spill bytes", Numbers.format(profile.spillBytes()));
+    figures.put("tasks", Numbers.format(profile.tasks()));
+    figures.put("longest task, ms", Numbers.format(profile.longestTask().toMillis()));
+    figures.put("median task, ms", Numbers.format(profile.medianTask().toMillis()));
+    figures.put("time, ms", Numbers.format(profile.wallTime().toMillis()));
+    return figures;
+  }
+
+  private static List<String> cells(Row row) {
+    List<String> cells = new ArrayList<>();
+    for (int i = 0; i < row.size(); i++) {
+      cells.add(String.valueOf(row.get(i)));
+    }
+    return cells;
+  }
+
+  private void show(Block block) {
+    sinks.forEach(sink -> sink.show(block));
+  }
+}

@@ -1,0 +1,290 @@
+package com.example.lakehouse.common;
+
+import static scala.jdk.javaapi.CollectionConverters.asJava;
+
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalLong;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.UUID;
+import java.util.concurrent.TimeoutException;
+import org.apache.spark.executor.TaskMetrics;
+import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerEvent;
+import org.apache.spark.scheduler.SparkListenerJobStart;
+import org.apache.spark.scheduler.SparkListenerTaskEnd;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.catalyst.plans.physical.HashPartitioning;
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning;
+import org.apache.spark.sql.catalyst.plans.physical.RangePartitioning;
+import org.apache.spark.sql.catalyst.plans.physical.RoundRobinPartitioning;
+import org.apache.spark.sql.catalyst.plans.physical.SinglePartition$;
+import org.apache.spark.sql.delta.stats.PreparedDeltaFileIndex;
+import org.apache.spark.sql.execution.CommandResultExec;
+import org.apache.spark.sql.execution.FileSourceScanExec;
+import org.apache.spark.sql.execution.InputAdapter;
+import org.apache.spark.sql.execution.ProjectExec;
+import org.apache.spark.sql.execution.SortExec;
+import org.apache.spark.sql.execution.SparkPlan;
+import org.apache.spark.sql.execution.WholeStageCodegenExec;
+import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec;
+import org.apache.spark.sql.execution.adaptive.QueryStageExec;
+import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec;
+import org.apache.spark.sql.execution.datasources.FileIndex;
+import org.apache.spark.sql.execution.datasources.v2.V2ExistingTableWriteExec;
+import org.apache.spark.sql.execution.exchange.BroadcastExchangeExec;
+import org.apache.spark.sql.execution.exchange.ReusedExchangeExec;
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec;
+import org.apache.spark.sql.execution.joins.BaseJoinExec;
+import org.apache.spark.sql.execution.metric.SQLMetric;
+import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd;
+import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionStart;
+
+/**
+ * What one query, or one command with all the queries that it runs, really did: figures from
+ * Spark's own task metrics and from the executed plans (with adaptive execution, the final ones).
+ *
+ * @param filesRead data files that the scans opened
+ * @param filesPruned data files that the scans could leave out, by partition or by the statistics
+ *     in Delta's log
+ * @param bytesRead bytes that the tasks read from files and from caches
+ * @param rowsRead rows that the tasks read from files and from caches
+ * @param rowsOut rows that the last query returned or wrote; empty where its plan does not count
+ *     them
+ * @param exchanges exchanges by kind: {@code hash}, {@code range}, {@code single}, {@code round
+ *     robin}, {@code broadcast}, {@code reused}
+ * @param joins the join strategies by Spark's names, such as {@code BroadcastHashJoin}, one for
+ *     each join
+ * @param shuffleBytes bytes written to shuffles
+ * @param spillBytes bytes that did not fit into memory and went to disk
+ * @param tasks tasks that ended
+ * @param medianTask median run time of the tasks of the stage that has the longest one
+ * @param longestTask the longest task's run time
+ * @param wallTime from start to end
+ * @param plans the executed plans as text, in the order in which they ended
+ */
+public record QueryProfile(
+    long filesRead,
+    long filesPruned,
+    long bytesRead,
+    long rowsRead,
+    OptionalLong rowsOut,
+    Map<String, Integer> exchanges,
+    List<String> joins,
+    long shuffleBytes,
+    long spillBytes,
+    int tasks,
+    Duration medianTask,
+    Duration longestTask,
+    Duration wallTime,
+    List<String> plans) {
+
+  /** Runs {@code query} to its last row, keeping none, and reports. */
+  public static QueryProfile of(Dataset<?> query) {
+    return of(query.sparkSession(), () -> query.write().format("noop").mode("overwrite").save());
+  }
+
+  /** Runs {@code action} and reports on all that it started from this thread. */
+  public static QueryProfile of(SparkSession spark, Runnable action) {
+    String tag = "profile-" + UUID.randomUUID();
+    Collector collector = new Collector(tag);
+    spark.sparkContext().addSparkListener(collector);
+    spark.sparkContext().addJobTag(tag);
+    long start = System.nanoTime();
+    try {
+      action.run();
+      collector.wallTime = Duration.ofNanos(System.nanoTime() - start);
+      // Spark hands events to its listeners from another thread.
+      spark.sparkContext().listenerBus().waitUntilEmpty();
+    } catch (TimeoutException e) {
+      throw new IllegalStateException("Spark did not report on the query in time", e);
+    } finally {
+      spark.sparkContext().removeJobTag(tag);
+      spark.sparkContext().removeSparkListener(collector);
+    }
+    return collector.profile();
+  }
+
+  /**
+   * All exchanges of data between tasks: those that shuffle, not those that broadcast or are
+   * reused.
+   */
+  public int shuffles() {
+    return exchanges.entrySet().stream()
+        .filter(e -> !e.getKey().equals("broadcast") && !e.getKey().equals("reused"))
+        .mapToInt(Map.Entry::getValue)
+        .sum();
+  }
+
+  /** Called on Spark's listener thread only; read after the bus is empty. */
+  private static final class Collector extends SparkListener {
+    private final String tag;
+    private final Set<Long> executions = new HashSet<>();
+    private final Set<Integer> stages = new HashSet<>();
+    private final Map<Integer, List<Long>> taskMillis = new HashMap<>();
+    private final List<SparkPlan> plans = new ArrayList<>();
+    private long bytesRead;
+    private long rowsRead;
+    private long shuffleBytes;
+    private long spillBytes;
+    private Duration wallTime = Duration.ZERO;
+
+    Collector(String tag) {
+      this.tag = tag;
+    }
+
+    @Override
+    public void onJobStart(SparkListenerJobStart job) {
+      String tags = job.properties().getProperty("spark.job.tags", "");
+      if (tags.contains(tag)) {
+        asJava(job.stageIds()).forEach(id -> stages.add((Integer) id));
+      }
+    }
+
+    @Override
+    public void onTaskEnd(SparkListenerTaskEnd task) {
+      TaskMetrics metrics = task.taskMetrics();
+      if (!stages.contains(task.stageId()) || metrics == null) {
+        return;
+      }
+      bytesRead += metrics.inputMetrics().bytesRead();
+      rowsRead += metrics.inputMetrics().recordsRead();
+      shuffleBytes += metrics.shuffleWriteMetrics().bytesWritten();
+      spillBytes += metrics.diskBytesSpilled();
+      taskMillis
+          .computeIfAbsent(task.stageId(), stage -> new ArrayList<>())
+          .add(metrics.executorRunTime());
+    }
+
+    @Override
+    public void onOtherEvent(SparkListenerEvent event) {
+      if (event instanceof SparkListenerSQLExecutionStart start) {
+        if (start.jobTags().contains(tag)) {
+          executions.add(start.executionId());
+        }
+      } else if (event instanceof SparkListenerSQLExecutionEnd end
+          && executions.remove(end.executionId())
+          && end.qe() != null) {
+        plans.add(end.qe().executedPlan());
+      }
+    }
+
+    QueryProfile profile() {
+      PlanFigures figures = new PlanFigures();
+      plans.forEach(figures::add);
+      List<Long> slowest =
+          taskMillis.values().stream()
+              .max(Comparator.comparing(Collections::max))
+              .map(millis -> millis.stream().sorted().toList())
+              .orElse(List.of(0L));
+      return new QueryProfile(
+          figures.filesRead,
+          figures.filesPruned,
+          bytesRead,
+          rowsRead,
+          plans.isEmpty() ? OptionalLong.empty() : rowsOut(plans.get(plans.size() - 1)),
+          Collections.unmodifiableMap(figures.exchanges),
+          List.copyOf(figures.joins),
+          shuffleBytes,
+          spillBytes,
+          taskMillis.values().stream().mapToInt(List::size).sum(),
+          Duration.ofMillis(slowest.get(slowest.size() / 2)),
+          Duration.ofMillis(slowest.get(slowest.size() - 1)),
+          wallTime,
+          plans.stream().map(SparkPlan::toString).toList());
+    }
+  }
+
+  private static final class PlanFigures {
+    private final Map<String, Integer> exchanges = new TreeMap<>();
+    private final List<String> joins = new ArrayList<>();
+    private long filesRead;
+    private long filesPruned;
+
+    void add(SparkPlan node) {
+      if (node instanceof ShuffleExchangeExec shuffle) {
+        exchanges.merge(kind(shuffle.outputPartitioning()), 1, Integer::sum);
+      } else if (node instanceof BroadcastExchangeExec) {
+        exchanges.merge("broadcast", 1, Integer::sum);
+      } else if (node instanceof ReusedExchangeExec) {
+        exchanges.merge("reused", 1, Integer::sum);
+        return;
+      } else if (node instanceof BaseJoinExec) {
+        joins.add(node.getClass().getSimpleName().replaceFirst("Exec$", ""));
+      } else if (node instanceof FileSourceScanExec scan) {
+        long read = metric(scan, "numFiles").orElse(0);
+        filesRead += read;
+        filesPruned += Math.max(0, filesOf(scan.relation().location()) - read);
+      }
+      below(node).forEach(this::add);
+      asJava(node.subqueries()).forEach(this::add);
+    }
+
+    private static String kind(Partitioning partitioning) {
+      if (partitioning instanceof HashPartitioning) {
+        return "hash";
+      } else if (partitioning instanceof RangePartitioning) {
+        return "range";
+      } else if (partitioning instanceof RoundRobinPartitioning) {
+        return "round robin";
+      } else if (partitioning == SinglePartition$.MODULE$) {
+        return "single";
+      }
+      return partitioning.getClass().getSimpleName();
+    }
+
+    private static long filesOf(FileIndex index) {
+      return index instanceof PreparedDeltaFileIndex delta
+          ? (Long) delta.preparedScan().total().files().get()
+          : index.inputFiles().length;
+    }
+  }
+
+  private static List<SparkPlan> below(SparkPlan node) {
+    if (node instanceof AdaptiveSparkPlanExec adaptive) {
+      return List.of(adaptive.executedPlan());
+    } else if (node instanceof QueryStageExec stage) {
+      return List.of(stage.plan());
+    } else if (node instanceof CommandResultExec command) {
+      return List.of(command.commandPhysicalPlan());
+    } else if (node instanceof InMemoryTableScanExec cached) {
+      return List.of(cached.relation().cachedPlan());
+    }
+    return asJava(node.children());
+  }
+
+  /**
+   * Follows the plan down through nodes that give one row for each row, to one that counts its
+   * rows.
+   */
+  private static OptionalLong rowsOut(SparkPlan node) {
+    OptionalLong rows = metric(node, "numOutputRows");
+    if (rows.isPresent()) {
+      return rows;
+    }
+    boolean oneRowForEach =
+        node instanceof AdaptiveSparkPlanExec
+            || node instanceof QueryStageExec
+            || node instanceof V2ExistingTableWriteExec
+            || node instanceof WholeStageCodegenExec
+            || node instanceof InputAdapter
+            || node instanceof ProjectExec
+            || node instanceof SortExec
+            || node instanceof ShuffleExchangeExec;
+    return oneRowForEach ? rowsOut(below(node).get(0)) : OptionalLong.empty();
+  }
+
+  private static OptionalLong metric(SparkPlan node, String name) {
+    Optional<SQLMetric> metric = Optional.ofNullable(asJava(node.metrics()).get(name));
+    return metric.isPresent() ? OptionalLong.of(metric.get().value()) : OptionalLong.empty();
+  }
+}

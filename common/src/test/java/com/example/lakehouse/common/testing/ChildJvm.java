@@ -1,0 +1,52 @@
+package com.example.lakehouse.common.testing;
+
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Runs a main class of the test class path in a JVM of its own, for what one JVM cannot show:
+ * another master, a small heap, a crash.
+ *
+ * @param exitCode the process's exit code
+ * @param output what it printed to both streams
+ */
+public record ChildJvm(int exitCode, String output) {
+  private static final long TIMEOUT_MINUTES = 5;
+
+  /**
+   * Runs {@code main} to its end.
+   *
+   * @param jvmOptions such as {@code -Xmx1g} or {@code -Dspark.master=local[1]}
+   */
+  public static ChildJvm run(Class<?> main, List<String> jvmOptions, String... args)
+      throws IOException, InterruptedException {
+    List<String> command = new ArrayList<>();
+    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.addAll(List.of("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
+    command.addAll(jvmOptions);
+    command.addAll(List.of("-cp", System.getProperty("java.class.path"), main.getName()));
+    command.addAll(List.of(args));
+    Path log = Files.createTempFile("child-jvm-", ".log");
+    try {
+      Process process =
+          new ProcessBuilder(command)
+              .redirectErrorStream(true)
+              .redirectOutput(log.toFile())
+              .start();
+      if (!process.waitFor(TIMEOUT_MINUTES, TimeUnit.MINUTES)) {
+        process.destroyForcibly().waitFor();
+        throw new AssertionError(
+            "%s did not end in %d minutes:%n%s"
+                .formatted(main.getName(), TIMEOUT_MINUTES, Files.readString(log)));
+      }
+      return new ChildJvm(process.exitValue(), Files.readString(log, StandardCharsets.UTF_8));
+    } finally {
+      Files.delete(log);
+    }
+  }
+}
