@@ -16,13 +16,13 @@ public record Chart(String title, String unit, Map<String, Map<String, Double>> 
     this(title, unit, new LinkedHashMap<>());
   }
 
-  public Chart bar(String name, String category, double value) {
-    series.computeIfAbsent(name, n -> new LinkedHashMap<>()).put(category, value);
+  public Chart bar(String name, String category, Number value) {
+    series.computeIfAbsent(name, n -> new LinkedHashMap<>()).put(category, value.doubleValue());
     return this;
   }
 
   /** A series of one chart has no name to tell it from others. */
-  public Chart bar(String category, double value) {
+  public Chart bar(String category, Number value) {
     return bar("", category, value);
   }
 }

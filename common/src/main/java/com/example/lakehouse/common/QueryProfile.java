@@ -8,6 +8,7 @@ import java.util.Collections;
 import java.util.Comparator;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -28,11 +29,13 @@ import org.apache.spark.sql.catalyst.plans.physical.Partitioning;
 import org.apache.spark.sql.catalyst.plans.physical.RangePartitioning;
 import org.apache.spark.sql.catalyst.plans.physical.RoundRobinPartitioning;
 import org.apache.spark.sql.catalyst.plans.physical.SinglePartition$;
+import org.apache.spark.sql.delta.DeltaLogFileIndex;
 import org.apache.spark.sql.delta.stats.PreparedDeltaFileIndex;
 import org.apache.spark.sql.execution.CommandResultExec;
 import org.apache.spark.sql.execution.FileSourceScanExec;
 import org.apache.spark.sql.execution.InputAdapter;
 import org.apache.spark.sql.execution.ProjectExec;
+import org.apache.spark.sql.execution.RDDScanExec;
 import org.apache.spark.sql.execution.SortExec;
 import org.apache.spark.sql.execution.SparkPlan;
 import org.apache.spark.sql.execution.WholeStageCodegenExec;
@@ -52,6 +55,8 @@ import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionStart;
 /**
  * What one query, or one command with all the queries that it runs, really did: figures from
  * Spark's own task metrics and from the executed plans (with adaptive execution, the final ones).
+ * The queries by which Delta reads its own log are left out. The queries by which Delta reads its
+ * own log are left out.
  *
  * @param filesRead data files that the scans opened
  * @param filesPruned data files that the scans could leave out, by partition or by the statistics
@@ -127,15 +132,16 @@ public record QueryProfile(
 
   /** Called on Spark's listener thread only; read after the bus is empty. */
   private static final class Collector extends SparkListener {
+    private static final String NO_EXECUTION = "";
+
     private final String tag;
-    private final Set<Long> executions = new HashSet<>();
-    private final Set<Integer> stages = new HashSet<>();
-    private final Map<Integer, List<Long>> taskMillis = new HashMap<>();
-    private final List<SparkPlan> plans = new ArrayList<>();
-    private long bytesRead;
-    private long rowsRead;
-    private long shuffleBytes;
-    private long spillBytes;
+    private final Map<Integer, String> executionOfStage = new HashMap<>();
+    private final Map<Integer, List<TaskMetrics>> tasksOfStage = new HashMap<>();
+
+    /** By execution, in the order in which they ended. */
+    private final Map<String, SparkPlan> plans = new LinkedHashMap<>();
+
+    private final Set<Long> started = new HashSet<>();
     private Duration wallTime = Duration.ZERO;
 
     Collector(String tag) {
@@ -144,64 +150,81 @@ public record QueryProfile(
 
     @Override
     public void onJobStart(SparkListenerJobStart job) {
-      String tags = job.properties().getProperty("spark.job.tags", "");
-      if (tags.contains(tag)) {
-        asJava(job.stageIds()).forEach(id -> stages.add((Integer) id));
+      if (job.properties().getProperty("spark.job.tags", "").contains(tag)) {
+        String execution = job.properties().getProperty("spark.sql.execution.id", NO_EXECUTION);
+        asJava(job.stageIds()).forEach(id -> executionOfStage.put((Integer) id, execution));
       }
     }
 
     @Override
     public void onTaskEnd(SparkListenerTaskEnd task) {
-      TaskMetrics metrics = task.taskMetrics();
-      if (!stages.contains(task.stageId()) || metrics == null) {
-        return;
+      if (executionOfStage.containsKey(task.stageId()) && task.taskMetrics() != null) {
+        tasksOfStage
+            .computeIfAbsent(task.stageId(), stage -> new ArrayList<>())
+            .add(task.taskMetrics());
       }
-      bytesRead += metrics.inputMetrics().bytesRead();
-      rowsRead += metrics.inputMetrics().recordsRead();
-      shuffleBytes += metrics.shuffleWriteMetrics().bytesWritten();
-      spillBytes += metrics.diskBytesSpilled();
-      taskMillis
-          .computeIfAbsent(task.stageId(), stage -> new ArrayList<>())
-          .add(metrics.executorRunTime());
     }
 
     @Override
     public void onOtherEvent(SparkListenerEvent event) {
       if (event instanceof SparkListenerSQLExecutionStart start) {
         if (start.jobTags().contains(tag)) {
-          executions.add(start.executionId());
+          started.add(start.executionId());
         }
       } else if (event instanceof SparkListenerSQLExecutionEnd end
-          && executions.remove(end.executionId())
+          && started.remove(end.executionId())
           && end.qe() != null) {
-        plans.add(end.qe().executedPlan());
+        plans.put(String.valueOf(end.executionId()), end.qe().executedPlan());
       }
     }
 
     QueryProfile profile() {
+      Set<String> ofTheLog = new HashSet<>();
+      plans.forEach(
+          (execution, plan) -> {
+            if (readsDeltasLog(plan)) {
+              ofTheLog.add(execution);
+            }
+          });
+      plans.keySet().removeAll(ofTheLog);
+      tasksOfStage.keySet().removeIf(stage -> ofTheLog.contains(executionOfStage.get(stage)));
+
       PlanFigures figures = new PlanFigures();
-      plans.forEach(figures::add);
+      plans.values().forEach(figures::add);
+      List<TaskMetrics> tasks = tasksOfStage.values().stream().flatMap(List::stream).toList();
       List<Long> slowest =
-          taskMillis.values().stream()
-              .max(Comparator.comparing(Collections::max))
-              .map(millis -> millis.stream().sorted().toList())
+          tasksOfStage.values().stream()
+              .map(stage -> stage.stream().map(TaskMetrics::executorRunTime).sorted().toList())
+              .max(Comparator.comparing(millis -> millis.get(millis.size() - 1)))
               .orElse(List.of(0L));
+      SparkPlan last = plans.values().stream().reduce((first, second) -> second).orElse(null);
       return new QueryProfile(
           figures.filesRead,
           figures.filesPruned,
-          bytesRead,
-          rowsRead,
-          plans.isEmpty() ? OptionalLong.empty() : rowsOut(plans.get(plans.size() - 1)),
+          tasks.stream().mapToLong(task -> task.inputMetrics().bytesRead()).sum(),
+          tasks.stream().mapToLong(task -> task.inputMetrics().recordsRead()).sum(),
+          last == null ? OptionalLong.empty() : rowsOutOf(last),
           Collections.unmodifiableMap(figures.exchanges),
           List.copyOf(figures.joins),
-          shuffleBytes,
-          spillBytes,
-          taskMillis.values().stream().mapToInt(List::size).sum(),
-          Duration.ofMillis(slowest.get(slowest.size() / 2)),
+          tasks.stream().mapToLong(task -> task.shuffleWriteMetrics().bytesWritten()).sum(),
+          tasks.stream().mapToLong(TaskMetrics::diskBytesSpilled).sum(),
+          tasks.size(),
+          Duration.ofMillis(slowest.get((slowest.size() - 1) / 2)),
           Duration.ofMillis(slowest.get(slowest.size() - 1)),
           wallTime,
-          plans.stream().map(SparkPlan::toString).toList());
+          plans.values().stream().map(SparkPlan::toString).toList());
     }
+  }
+
+  /**
+   * Whether the plan is one of those by which Delta finds a table's files, before the query itself
+   * runs.
+   */
+  private static boolean readsDeltasLog(SparkPlan node) {
+    return (node instanceof RDDScanExec && node.nodeName().contains("Delta Table State"))
+        || (node instanceof FileSourceScanExec files
+            && files.relation().location() instanceof DeltaLogFileIndex)
+        || below(node).stream().anyMatch(QueryProfile::readsDeltasLog);
   }
 
   private static final class PlanFigures {
@@ -266,7 +289,7 @@ public record QueryProfile(
    * Follows the plan down through nodes that give one row for each row, to one that counts its
    * rows.
    */
-  private static OptionalLong rowsOut(SparkPlan node) {
+  private static OptionalLong rowsOutOf(SparkPlan node) {
     OptionalLong rows = metric(node, "numOutputRows");
     if (rows.isPresent()) {
       return rows;
@@ -280,7 +303,7 @@ public record QueryProfile(
             || node instanceof ProjectExec
             || node instanceof SortExec
             || node instanceof ShuffleExchangeExec;
-    return oneRowForEach ? rowsOut(below(node).get(0)) : OptionalLong.empty();
+    return oneRowForEach ? rowsOutOf(below(node).get(0)) : OptionalLong.empty();
   }
 
   private static OptionalLong metric(SparkPlan node, String name) {

@@ -51,7 +51,7 @@ class RunOptions {
     try {
       new CommandLine(options).parseArgs(args);
     } catch (CommandLine.ParameterException e) {
-      throw new SetupException(e.getMessage() + " (--help shows the options.)", e);
+      throw new SetupException(e.getMessage() + " (--help shows the options.)");
     }
     if (options.master != null) {
       System.setProperty("spark.master", options.master);

@@ -8,10 +8,6 @@ public final class SetupException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
   public SetupException(String message) {
-    this(message, null);
-  }
-
-  public SetupException(String message, Throwable cause) {
-    super(message, cause, false, false);
+    super(message, null, false, false);
   }
 }

@@ -169,8 +169,7 @@ public final class SparkSessions {
         if (hostAndPort.equals(lastOf(master))) {
           throw new SetupException(
               "The Spark master %s cannot be reached (%s): start it, or leave out --master to run on this machine."
-                  .formatted(master, e.getMessage()),
-              e);
+                  .formatted(master, e.getMessage()));
         }
       }
     }
