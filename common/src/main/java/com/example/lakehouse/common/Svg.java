@@ -24,7 +24,7 @@ import org.jfree.svg.ViewBox;
 
 /** Draws charts as SVG whose text takes the colour of the page around it, light or dark. */
 final class Svg {
-  private static final int WIDTH = 720;
+  private static final int WIDTH = 600;
   private static final int BAR_HEIGHT = 26;
   private static final Font FONT = new Font(Font.SANS_SERIF, Font.PLAIN, 13);
 

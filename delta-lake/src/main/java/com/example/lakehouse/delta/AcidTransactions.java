@@ -53,7 +53,7 @@ public final class AcidTransactions {
             expr(
                 """
                 CASE WHEN amount > 0 THEN amount
-                     ELSE raise_error(concat('order ', order_id, ' has the amount ', coalesce(amount, 'NULL')))
+                     ELSE raise_error(concat('order ', order_id, ' has the amount ', coalesce(cast(amount AS STRING), 'NULL')))
                 END
                 """))
         .write()

@@ -35,7 +35,7 @@ public final class SchemaEvolution {
    * commit; the rows that are there read as NULL in them.
    *
    * @param rows some of the table's columns, and new ones
-   * @throws AnalysisException DELTA_FAILED_TO_MERGE_FIELDS if a column has a type that does not fit
+   * @throws AnalysisException DATATYPE_MISMATCH if a column has a type that does not fit
    */
   public static void appendWithNewColumns(String table, Dataset<Row> rows) {
     rows.write().format("delta").mode("append").option("mergeSchema", "true").saveAsTable(table);
@@ -77,7 +77,7 @@ public final class SchemaEvolution {
    * Lets a column take larger values, such as INT to BIGINT, without rewriting data.
    *
    * @param type a type that holds every value of the column's present one
-   * @throws AnalysisException DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP if it does not
+   * @throws AnalysisException NOT_SUPPORTED_CHANGE_COLUMN if it does not
    */
   public static void widenType(SparkSession spark, String table, String column, String type) {
     setProperty(spark, table, "delta.enableTypeWidening", "true");

@@ -33,6 +33,9 @@ public final class TimeTravel {
    *
    * @throws org.apache.spark.sql.delta.VersionNotFoundException DELTA_VERSION_NOT_FOUND if there is
    *     no such version, or no longer
+   * @throws AnalysisException DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION
+   *     if it is older than {@code delta.deletedFileRetentionDuration}, a week by default: vacuum
+   *     may have deleted its files
    */
   public static Dataset<Row> atVersion(SparkSession spark, String table, long version) {
     return spark.read().option("versionAsOf", version).table(table);

@@ -34,7 +34,7 @@ public abstract class ExampleContract {
 
   /** Pages may link to others, but load nothing from them. */
   private static final Pattern LOADS =
-      Pattern.compile("(?i)(src|srcset)\\s*=|@import|url\\(|<link\\b|<script\\b");
+      Pattern.compile("(?i)(src|srcset)\\s*=|@import|url\\((?!#)|<link\\b|<script\\b");
 
   private static final Pattern FORBIDDEN_IN_SNIPPETS =
       Pattern.compile(

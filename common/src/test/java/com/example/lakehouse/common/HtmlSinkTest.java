@@ -1,0 +1,114 @@
+package com.example.lakehouse.common;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class HtmlSinkTest {
+  private static final String SCRIPT = "<script>alert('x')</script>";
+  private static final String ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;";
+
+  @TempDir Path folder;
+
+  private String page(Block... blocks) throws IOException {
+    // Any class with Javadoc and public static methods will do as an example.
+    Example example = Example.of(SparkSessions.class);
+    HtmlSink sink = new HtmlSink(example, ExampleSource.of(SparkSessions.class), folder);
+    for (Block block : blocks) {
+      sink.show(block);
+    }
+    sink.close();
+    assertThat(sink.file()).isEqualTo(folder.resolve("common/SparkSessions.html"));
+    return Files.readString(sink.file());
+  }
+
+  @Test
+  void aTableHasItsColumnsRowsAndAlignment() throws IOException {
+    String page =
+        page(
+            new Block.Table(
+                "stock",
+                List.of("product", "pieces"),
+                List.of(false, true),
+                List.of(List.of("lamp", "10"), List.of("", "7")),
+                true));
+
+    assertThat(page)
+        .contains("<figcaption>stock</figcaption>")
+        .contains("<th>product</th><th class=\"numeric\">pieces</th>")
+        .contains("<tr><td>lamp</td><td class=\"numeric\">10</td></tr>")
+        .contains("<tr><td></td><td class=\"numeric\">7</td></tr>")
+        .contains("only the first 2 rows");
+  }
+
+  @Test
+  void whateverStandsInTheDataIsShownAsText() throws IOException {
+    String page =
+        page(
+            new Block.Step(1, SCRIPT),
+            new Block.Text(SCRIPT),
+            new Block.Table(
+                SCRIPT, List.of(SCRIPT), List.of(false), List.of(List.of(SCRIPT)), false),
+            new Block.Figure(new Chart(SCRIPT, SCRIPT).bar(SCRIPT, SCRIPT, 1).bar("b", SCRIPT, 2)),
+            new Block.Refusal(SCRIPT, SCRIPT, SCRIPT, SCRIPT));
+
+    assertThat(page).doesNotContain("<script").contains("<td>" + ESCAPED + "</td>");
+  }
+
+  @Test
+  void thePageLoadsNothing() throws IOException {
+    String page = page(new Block.Figure(new Chart("files", "files").bar("a", 1)));
+
+    assertThat(page.replaceAll("(?s)<pre>.*?</pre>", ""))
+        .doesNotContainPattern("(?i)\\ssrc\\s*=|@import|url\\(\\s*['\"]?http|<link\\b|<script\\b");
+  }
+
+  @Test
+  void aChartIsInlineSvgInTheColourOfThePagesText() throws IOException {
+    String page =
+        page(new Block.Figure(new Chart("files read", "files").bar("before", 64).bar("after", 5)));
+
+    assertThat(page)
+        .containsPattern("<svg [^>]*viewBox='0.0 0.0 600.0 ")
+        .contains("currentColor", ">before<", ">after<", ">64<", ">5<")
+        .doesNotContain("rgb(1,2,3)");
+  }
+
+  @Test
+  void thePageFitsAPhoneAndADarkRoom() throws IOException {
+    assertThat(page())
+        .contains("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")
+        .contains("@media (prefers-color-scheme: dark)");
+  }
+
+  @Test
+  void theSourceIsThereWithItsSnippetsMarked() throws IOException {
+    String page = page();
+
+    String snippet = page.substring(page.indexOf("class=\"part snippet\""));
+    assertThat(snippet.substring(0, snippet.indexOf("class=\"part\"")))
+        .contains("open")
+        .contains("<span class=\"keyword\">public</span>")
+        .contains("<span class=\"comment\">/**");
+    assertThat(page).contains("<h1>SparkSessions</h1>", "Builds the one Spark session of a run.");
+  }
+
+  @Test
+  void theIndexListsThePagesByModule() throws IOException {
+    page();
+
+    Path index =
+        HtmlSink.writeIndex(
+            folder, List.of(Example.of(SparkSessions.class), Example.of(Sandbox.class)));
+
+    assertThat(Files.readString(index))
+        .contains("<h2>common</h2>")
+        .contains("<a href=\"common/SparkSessions.html\">SparkSessions</a>")
+        .doesNotContain("Sandbox.html");
+  }
+}
