@@ -17,15 +17,21 @@ import org.junit.jupiter.api.extension.ParameterResolver;
 final class SparkExtension implements ParameterResolver, AfterEachCallback {
   private static final Namespace NAMESPACE = Namespace.create(SparkExtension.class);
 
-  /** JUnit closes it when the JVM's last test has run. */
-  private record Session(SparkSession spark) implements AutoCloseable {
+  /**
+   * JUnit closes it when the JVM's last test has run. A session that was there before is left alone:
+   * it belongs to a run of tests around this one.
+   */
+  private record Session(SparkSession spark, boolean ours) implements AutoCloseable {
     static Session open() {
-      return new Session(SparkSessions.open("tests"));
+      boolean ours = SparkSessions.running().isEmpty();
+      return new Session(SparkSessions.open("tests"), ours);
     }
 
     @Override
     public void close() {
-      SparkSessions.close(spark);
+      if (ours) {
+        SparkSessions.close(spark);
+      }
     }
   }
 
