@@ -52,8 +52,8 @@ public final class Launcher {
       String[] rest =
           Arrays.stream(args).filter(arg -> !options.what.contains(arg)).toArray(String[]::new);
       int failures = run(chosen, rest);
-      if (options.html != null) {
-        System.out.println("Index: " + HtmlSink.writeIndex(options.html, all).toUri());
+      if (options.html) {
+        System.out.println("Index: " + HtmlSink.writeIndex(options.out, all).toUri());
       }
       return failures == 0 ? 0 : 1;
     } catch (SetupException e) {

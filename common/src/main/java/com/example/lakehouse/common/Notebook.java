@@ -51,8 +51,8 @@ public final class Notebook {
   /**
    * Runs {@code story} as the example's {@code main}.
    *
-   * @param args {@code --html[=FOLDER]}, {@code --keep}, {@code --scale ROWS}, {@code --seed N},
-   *     {@code --master URL}, {@code --help}
+   * @param args {@code --html}, {@code --out FOLDER}, {@code --keep}, {@code --scale ROWS}, {@code
+   *     --seed N}, {@code --master URL}, {@code --help}
    * @throws SetupException if an option or the machine is not what the run needs; its message says
    *     what to do
    */
@@ -72,8 +72,7 @@ public final class Notebook {
     boolean sessionIsOurs = SparkSessions.running().isEmpty();
     SparkSession spark = SparkSessions.open(source.name());
     try (Sandbox sandbox = new Sandbox(spark, source.name(), options.keep)) {
-      HtmlSink page =
-          options.html == null ? null : new HtmlSink(Example.of(example), source, options.html);
+      HtmlSink page = options.html ? new HtmlSink(Example.of(example), source, options.out) : null;
       if (page != null) {
         sinks.add(page);
       }

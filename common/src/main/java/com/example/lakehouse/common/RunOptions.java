@@ -11,14 +11,14 @@ import picocli.CommandLine.Option;
     optionListHeading = "%nOptions:%n",
     description = "Runs examples and shows what they did.")
 class RunOptions {
+  @Option(names = "--html", description = "Also write an HTML page for each example, and an index.")
+  boolean html;
+
   @Option(
-      names = "--html",
-      arity = "0..1",
+      names = "--out",
       paramLabel = "FOLDER",
-      fallbackValue = "target/html",
-      description =
-          "Also write an HTML page for each example, and an index, to FOLDER (${FALLBACK-VALUE}).")
-  Path html;
+      description = "Where the pages go (${DEFAULT-VALUE}).")
+  Path out = Path.of("target/html");
 
   @Option(
       names = "--keep",

@@ -55,7 +55,7 @@ class LauncherTest {
 
   @Test
   void severalExamplesWriteTheirPagesAndAnIndex(@TempDir Path folder) throws Exception {
-    ChildJvm two = run("createtable", "TimeTravel", "--html=" + folder);
+    ChildJvm two = run("--html", "createtable", "TimeTravel", "--out=" + folder);
 
     assertThat(two.exitCode()).as(two.output()).isZero();
     assertThat(two.output()).contains("2 examples, 0 failed");

@@ -69,7 +69,7 @@ public abstract class ExampleContract {
     Path pages = folder.resolve("html");
     example
         .getMethod("main", String[].class)
-        .invoke(null, (Object) new String[] {"--html=" + pages});
+        .invoke(null, (Object) new String[] {"--html", "--out=" + pages});
     Path page = pages.resolve(module.getFileName()).resolve(example.getSimpleName() + ".html");
     assertThat(page).exists();
     String withoutText = Files.readString(page).replaceAll("(?s)<pre>.*?</pre>", "");

@@ -18,8 +18,8 @@ final class SparkExtension implements ParameterResolver, AfterEachCallback {
   private static final Namespace NAMESPACE = Namespace.create(SparkExtension.class);
 
   /**
-   * JUnit closes it when the JVM's last test has run. A session that was there before is left alone:
-   * it belongs to a run of tests around this one.
+   * JUnit closes it when the JVM's last test has run. A session that was there before is left
+   * alone: it belongs to a run of tests around this one.
    */
   private record Session(SparkSession spark, boolean ours) implements AutoCloseable {
     static Session open() {
