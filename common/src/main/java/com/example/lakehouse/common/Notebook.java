@@ -8,7 +8,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Optional;
+import org.apache.commons.lang3.exception.ExceptionUtils;
 import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -155,20 +155,38 @@ public final class Notebook {
     show(new Block.Figure(chart));
   }
 
-  /** Shows an error that the step was meant to end in. */
-  public void refused(String what, Throwable error) {
-    String condition = "";
-    for (Throwable cause = error; cause != null && condition.isEmpty(); cause = cause.getCause()) {
-      if (cause instanceof SparkThrowable spark) {
-        condition = Optional.ofNullable(spark.getCondition()).orElse("");
-      }
+  /** What a step expects to be refused. */
+  @FunctionalInterface
+  public interface Attempt {
+    void run() throws Exception;
+  }
+
+  /**
+   * Makes an attempt that Spark or Delta must refuse, and shows the error.
+   *
+   * @param condition the error's condition, such as {@code DELTA_VERSION_NOT_FOUND}; the error
+   *     itself has it, or one of its causes
+   * @throws Exception the attempt's own, if it fails for another reason
+   * @throws IllegalStateException if it is not refused
+   */
+  public void refused(String what, String condition, Attempt attempt) throws Exception {
+    try {
+      attempt.run();
+    } catch (Exception e) {
+      Throwable refusal =
+          ExceptionUtils.getThrowableList(e).stream()
+              .filter(t -> t instanceof SparkThrowable s && condition.equals(s.getCondition()))
+              .findFirst()
+              .orElseThrow(() -> e);
+      show(
+          new Block.Refusal(
+              what,
+              refusal.getClass().getName(),
+              condition,
+              shortened(String.valueOf(refusal.getMessage()))));
+      return;
     }
-    show(
-        new Block.Refusal(
-            what,
-            error.getClass().getName(),
-            condition,
-            shortened(String.valueOf(error.getMessage()))));
+    throw new IllegalStateException("expected " + condition + ", but it was not refused: " + what);
   }
 
   /** In one line, without the condition that Spark puts in front. */

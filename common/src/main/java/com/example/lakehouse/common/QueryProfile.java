@@ -55,8 +55,7 @@ import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionStart;
 /**
  * What one query, or one command with all the queries that it runs, really did: figures from
  * Spark's own task metrics and from the executed plans (with adaptive execution, the final ones).
- * The queries by which Delta reads its own log are left out. The queries by which Delta reads its
- * own log are left out.
+ * The queries by which Delta reads its own log are left out.
  *
  * @param filesRead data files that the scans opened
  * @param filesPruned data files that the scans could leave out, by partition or by the statistics

@@ -297,9 +297,8 @@ public final class SampleData {
    * there is something to learn.
    */
   public Dataset<Row> ratings() {
-    // 20 ratings each, of products 7 apart: no product twice while there are at least 140, and
-    // below that the
-    // step is 1.
+    // 20 ratings each, of products 7 apart: no product twice while there are at least 140; below
+    // that the step is 1.
     long step = productCount() >= 140 ? 7 : 1;
     return spark
         .range(ratingCount())

@@ -1,17 +1,20 @@
 package com.example.lakehouse.common;
 
+import static scala.jdk.javaapi.CollectionConverters.asJava;
+
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Locale;
+import java.util.Map;
 import java.util.UUID;
 import org.apache.spark.sql.SparkSession;
 
 /**
  * A temporary folder and a fresh schema for one run. The schema is the session's current one until
  * the sandbox is closed, so bare table names are its tables. Closing deletes what the sandbox made
- * and nothing else.
+ * and nothing else, and puts the session's settings back to what they were.
  *
  * <p>The folder is a new one in the JVM's temporary folder, or in the folder that the system
  * property {@code lakehouse.sandbox} names: on a cluster, one that all its machines see.
@@ -20,6 +23,7 @@ public final class Sandbox implements AutoCloseable {
   private final SparkSession spark;
   private final String schema;
   private final String schemaBefore;
+  private final Map<String, String> settingsBefore;
   private final Path folder;
   private final boolean keep;
   private boolean closed;
@@ -39,6 +43,7 @@ public final class Sandbox implements AutoCloseable {
       Folders.deleteOnExit(folder);
     }
     this.schemaBefore = spark.catalog().currentDatabase();
+    this.settingsBefore = asJava(spark.conf().getAll());
     this.schema = createSchema(snakeCase(name));
     spark.catalog().setCurrentDatabase(schema);
   }
@@ -68,6 +73,7 @@ public final class Sandbox implements AutoCloseable {
     }
     closed = true;
     if (!spark.sparkContext().isStopped()) {
+      restoreSettings();
       spark.catalog().setCurrentDatabase(schemaBefore);
       if (!keep) {
         spark.sql("DROP SCHEMA IF EXISTS " + schema + " CASCADE");
@@ -76,6 +82,19 @@ public final class Sandbox implements AutoCloseable {
     if (!keep) {
       Folders.delete(folder);
     }
+  }
+
+  private void restoreSettings() {
+    Map<String, String> now = asJava(spark.conf().getAll());
+    now.keySet().stream()
+        .filter(key -> !settingsBefore.containsKey(key))
+        .forEach(key -> spark.conf().unset(key));
+    settingsBefore.forEach(
+        (key, value) -> {
+          if (!value.equals(now.get(key))) {
+            spark.conf().set(key, value);
+          }
+        });
   }
 
   private String createSchema(String wanted) {

@@ -104,8 +104,8 @@ public final class SparkSessions {
     defaults.put("spark.sql.warehouse.dir", warehouse());
 
     // From here on: small data on a few cores, where Spark's defaults cost more than the work
-    // itself. Six Delta
-    // commands five times over take 48 s with these settings, and 73 s with generated code.
+    // itself. Six Delta commands five times over take 48 s with these settings, and 73 s with
+    // generated code.
     // 200 shuffle partitions, and 50 for the state of each Delta table, are that many tasks for a
     // few rows.
     defaults.put("spark.sql.shuffle.partitions", "2");
@@ -114,8 +114,7 @@ public final class SparkSessions {
     // 5 s with 4.
     defaults.put("spark.sql.sources.parallelPartitionDiscovery.parallelism", "4");
     // Compiling generated code takes longer than interpreting a few rows, and gives the same rows.
-    // Where rows are
-    // many, switch it on: -Dspark.sql.codegen.wholeStage=true
+    // Where rows are many, switch it on: -Dspark.sql.codegen.wholeStage=true
     // -Dspark.sql.codegen.factoryMode=FALLBACK.
     defaults.put("spark.sql.codegen.wholeStage", "false");
     defaults.put("spark.sql.codegen.factoryMode", "NO_CODEGEN");

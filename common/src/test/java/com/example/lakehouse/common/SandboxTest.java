@@ -41,6 +41,22 @@ class SandboxTest {
   }
 
   @Test
+  void closingPutsTheSessionsSettingsBack(SparkSession spark) {
+    String set = "spark.sql.shuffle.partitions";
+    String unset = "spark.sql.files.maxRecordsPerFile";
+    String setBefore = spark.conf().get(set);
+    String unsetBefore = spark.conf().get(unset);
+    Sandbox sandbox = new Sandbox(spark, "settings", false);
+    spark.conf().set(set, "77");
+    spark.conf().set(unset, "77");
+
+    sandbox.close();
+
+    assertThat(spark.conf().get(set)).isEqualTo(setBefore).isNotEqualTo("77");
+    assertThat(spark.conf().get(unset)).isEqualTo(unsetBefore).isNotEqualTo("77");
+  }
+
+  @Test
   void aKeptSandboxStays(SparkSession spark) {
     Sandbox sandbox = new Sandbox(spark, "kept", true);
     spark.range(1).write().format("delta").saveAsTable("numbers");

@@ -127,12 +127,10 @@ public final class AcidTransactions {
               orders
                   .repartitionByRange(4, col("order_id"))
                   .withColumn("amount", expr("IF(order_id = " + last + ", -1.00BD, amount)"));
-          try {
-            appendChecked("orders", bad);
-          } catch (SparkException e) {
-            notebook.refused(
-                "The append of %,d rows failed".formatted(orders.count()), e.getCause());
-          }
+          notebook.refused(
+              "The append of %,d rows failed".formatted(orders.count()),
+              "USER_RAISED_EXCEPTION",
+              () -> appendChecked("orders", bad));
           notebook.text(
               "The table still has %,d rows at version %d, and nobody has to clean up: the files that the job left"
                   + " behind are in no version.",

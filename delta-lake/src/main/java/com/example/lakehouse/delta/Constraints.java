@@ -64,26 +64,24 @@ public final class Constraints {
           spark.sql("INSERT INTO products VALUES (1, 'Lamp', 29.90), (2, 'Chair', -1.00)");
 
           notebook.step("A constraint that a row breaks is not added");
-          try {
-            addCheck(spark, "products", "price_is_positive", "price > 0");
-          } catch (Exception e) {
-            notebook.refused("Chair costs -1.00", e);
-          }
+          notebook.refused(
+              "Chair costs -1.00",
+              "DELTA_NEW_CHECK_CONSTRAINT_VIOLATION",
+              () -> addCheck(spark, "products", "price_is_positive", "price > 0"));
           spark.sql("UPDATE products SET price = 149.00 WHERE product_id = 2");
           addCheck(spark, "products", "price_is_positive", "price > 0");
           notebook.table("once it is mended", spark.sql("SHOW TBLPROPERTIES products"));
 
           notebook.step("A batch with one bad row is refused whole");
-          try {
-            spark.sql("INSERT INTO products VALUES (3, 'Clock', 19.50), (4, 'Desk', 0.00)");
-          } catch (Exception e) {
-            notebook.refused("A price of 0", e);
-          }
-          try {
-            spark.sql("INSERT INTO products VALUES (NULL, 'Clock', 19.50)");
-          } catch (Exception e) {
-            notebook.refused("No product_id", e);
-          }
+          notebook.refused(
+              "A price of 0",
+              "DELTA_VIOLATE_CONSTRAINT_WITH_VALUES",
+              () ->
+                  spark.sql("INSERT INTO products VALUES (3, 'Clock', 19.50), (4, 'Desk', 0.00)"));
+          notebook.refused(
+              "No product_id",
+              "DELTA_NOT_NULL_CONSTRAINT_VIOLATED",
+              () -> spark.sql("INSERT INTO products VALUES (NULL, 'Clock', 19.50)"));
           notebook.table("products", spark.table("products").orderBy("product_id"));
 
           notebook.step("Without the constraint the row is welcome");

@@ -142,11 +142,10 @@ public final class CreateTable {
                       "minWriterVersion"));
 
           notebook.step("A table that exists is not created again");
-          try {
-            byDataFrame("by_data_frame", products);
-          } catch (TableAlreadyExistsException e) {
-            notebook.refused("Nothing was written", e);
-          }
+          notebook.refused(
+              "Nothing was written",
+              "TABLE_OR_VIEW_ALREADY_EXISTS",
+              () -> byDataFrame("by_data_frame", products));
 
           notebook.step("A table from a query");
           asSelect(spark, "expensive", "by_data_frame", 100);

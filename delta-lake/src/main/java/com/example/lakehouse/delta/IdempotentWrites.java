@@ -53,7 +53,7 @@ public final class IdempotentWrites {
         args,
         notebook -> {
           SparkSession spark = notebook.spark();
-          Dataset<Row> orders = notebook.sampleData(3_000).orders();
+          Dataset<Row> orders = notebook.sampleData(30_000).orders();
           Dataset<Row> monday = orders.where("order_date = '2025-06-02'");
           Dataset<Row> tuesday = orders.where("order_date = '2025-06-03'");
           orders.limit(0).write().format("delta").saveAsTable("orders");

@@ -194,11 +194,10 @@ public final class MergeUpsert {
                     (1L, 'Ada', 'Munich',  TIMESTAMP'2025-03-03 11:00:00')
                     AS changes (customer_id, name, city, updated_at)
                   """);
-          try {
-            upsert(spark, "customers", twice);
-          } catch (UnsupportedOperationException e) {
-            notebook.refused("The batch was refused, and nothing was written", e);
-          }
+          notebook.refused(
+              "The batch was refused, and nothing was written",
+              "DELTA_MULTIPLE_SOURCE_ROW_MATCHING_TARGET_ROW_IN_MERGE",
+              () -> upsert(spark, "customers", twice));
           upsert(spark, "customers", latestPerCustomer(twice));
           notebook.table(
               "with the latest change of each customer it works",

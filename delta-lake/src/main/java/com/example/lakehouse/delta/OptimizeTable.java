@@ -157,23 +157,16 @@ public final class OptimizeTable {
 
           notebook.step(
               "Vacuum: the files of the old layouts are still there, and too young to go");
-          try {
-            vacuum(spark, "events", 0);
-          } catch (IllegalArgumentException e) {
-            notebook.refused("Less than a week is refused", e);
-          }
+          notebook.refused(
+              "Less than a week is refused",
+              "DELTA_VACUUM_RETENTION_PERIOD_TOO_SHORT",
+              () -> vacuum(spark, "events", 0));
+          long ofAWeek = spark.sql("VACUUM events DRY RUN").count();
+          spark.conf().set("spark.databricks.delta.retentionDurationCheck.enabled", "false");
+          long ofAnyAge = spark.sql("VACUUM events RETAIN 0 HOURS DRY RUN").count();
           notebook.text(
               "VACUUM … DRY RUN would delete %,d files that are older than a week, and %,d of any age.",
-              spark.sql("VACUUM events DRY RUN").count(), filesNoLongerNeeded(spark));
+              ofAWeek, ofAnyAge);
         });
-  }
-
-  private static long filesNoLongerNeeded(SparkSession spark) {
-    spark.conf().set("spark.databricks.delta.retentionDurationCheck.enabled", "false");
-    try {
-      return spark.sql("VACUUM events RETAIN 0 HOURS DRY RUN").count();
-    } finally {
-      spark.conf().unset("spark.databricks.delta.retentionDurationCheck.enabled");
-    }
   }
 }

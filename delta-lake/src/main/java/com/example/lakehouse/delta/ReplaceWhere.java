@@ -85,14 +85,14 @@ public final class ReplaceWhere {
           notebook.table("per day", spark.sql(perDay));
 
           notebook.step("A batch for Tuesday that has a row of Wednesday");
-          try {
-            replaceDay(
-                "orders",
-                corrected.union(week.where("order_date = '2025-06-04'").limit(1)),
-                tuesday);
-          } catch (Exception e) {
-            notebook.refused("Nothing was replaced", e);
-          }
+          notebook.refused(
+              "Nothing was replaced",
+              "DELTA_REPLACE_WHERE_MISMATCH",
+              () ->
+                  replaceDay(
+                      "orders",
+                      corrected.union(week.where("order_date = '2025-06-04'").limit(1)),
+                      tuesday));
 
           notebook.step("Whatever days the batch has: Saturday and Sunday");
           replacePartitions(

@@ -70,11 +70,10 @@ public final class RestoreTable {
                   .select("version", "operation", "operationParameters"));
 
           notebook.step("A version that never was");
-          try {
-            restore(spark, "products", 99);
-          } catch (Exception e) {
-            notebook.refused("Nothing was changed", e);
-          }
+          notebook.refused(
+              "Nothing was changed",
+              "DELTA_CANNOT_RESTORE_TABLE_VERSION",
+              () -> restore(spark, "products", 99));
         });
   }
 }

@@ -151,11 +151,10 @@ public final class SchemaEvolution {
                   """);
 
           notebook.step("A new column is refused until the write asks for it");
-          try {
-            withEmail.write().format("delta").mode("append").saveAsTable("customers");
-          } catch (Exception e) {
-            notebook.refused("Nothing was written", e);
-          }
+          notebook.refused(
+              "Nothing was written",
+              "DELTA_METADATA_MISMATCH",
+              () -> withEmail.write().format("delta").mode("append").saveAsTable("customers"));
           appendWithNewColumns("customers", withEmail);
           notebook.table(
               "with mergeSchema: a new column, and a new field in address",

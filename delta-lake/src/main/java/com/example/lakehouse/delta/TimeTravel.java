@@ -100,16 +100,14 @@ public final class TimeTravel {
               "changes", changesBetween(spark, "stock", 1, 4).orderBy("product", "change"));
 
           notebook.step("What does not exist is not guessed");
-          try {
-            atVersion(spark, "stock", 99).show();
-          } catch (Exception e) {
-            notebook.refused("Version 99", e);
-          }
-          try {
-            atTime(spark, "stock", time.plusSeconds(86_400)).show();
-          } catch (Exception e) {
-            notebook.refused("Tomorrow", e);
-          }
+          notebook.refused(
+              "Version 99",
+              "DELTA_VERSION_NOT_FOUND",
+              () -> atVersion(spark, "stock", 99).collectAsList());
+          notebook.refused(
+              "Tomorrow",
+              "DELTA_TIMESTAMP_GREATER_THAN_COMMIT",
+              () -> atTime(spark, "stock", time.plusSeconds(86_400)).collectAsList());
         });
   }
 }

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.Launcher;
 import com.example.lakehouse.common.testing.ChildJvm;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.junit.jupiter.api.Test;
@@ -68,16 +69,17 @@ class LauncherTest {
   }
 
   @Test
-  void anExampleThatFailsGivesItsErrorFirstAndCode1() throws Exception {
+  void anExampleThatFailsGivesItsErrorFirstAndCode1(@TempDir Path folder) throws Exception {
+    Path file = Files.createFile(folder.resolve("a-file"));
+
     ChildJvm failed =
-        ChildJvm.run(
-            Launcher.class,
-            List.of(
-                "-Dspark.sql.warehouse.dir=unknown:///nowhere",
-                "-Dspark.sql.catalogImplementation=none"),
-            "TimeTravel");
+        ChildJvm.run(Launcher.class, List.of("-Dlakehouse.sandbox=" + file), "TimeTravel");
 
     assertThat(failed.exitCode()).isEqualTo(1);
-    assertThat(failed.output()).contains("TimeTravel failed: ");
+    // After the example's name and question, and before any log or stack trace.
+    assertThat(failed.output().lines().skip(2).findFirst())
+        .hasValue(
+            "TimeTravel failed: java.io.UncheckedIOException: java.nio.file.FileAlreadyExistsException: "
+                + file);
   }
 }

@@ -20,7 +20,6 @@ import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -41,12 +40,6 @@ class OptimizeTableTest {
   void createEvents(SparkSession spark, Sandbox sandbox) {
     events = SampleData.of(spark).rows(8_000).events();
     events.repartition(FILES).write().format("delta").saveAsTable("events");
-  }
-
-  @AfterEach
-  void resetSettings(SparkSession spark) {
-    spark.conf().unset(MAX_FILE_SIZE);
-    spark.conf().unset(RETENTION_CHECK);
   }
 
   @Test

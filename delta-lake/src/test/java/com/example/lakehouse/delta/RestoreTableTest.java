@@ -12,7 +12,6 @@ import java.util.Set;
 import org.apache.spark.sql.AnalysisException;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -33,11 +32,6 @@ class RestoreTableTest {
         .saveAsTable("prices");
     filesBefore = TableState.files(spark, "prices");
     spark.sql("UPDATE prices SET price = 0");
-  }
-
-  @AfterEach
-  void resetSettings(SparkSession spark) {
-    spark.conf().unset(RETENTION_CHECK);
   }
 
   @Test

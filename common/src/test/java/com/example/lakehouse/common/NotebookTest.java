@@ -1,0 +1,55 @@
+package com.example.lakehouse.common;
+
+import static org.assertj.core.api.Assertions.assertThatCode;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.example.lakehouse.common.testing.SparkTest;
+import org.apache.spark.SparkThrowable;
+import org.apache.spark.sql.SparkSession;
+import org.junit.jupiter.api.Test;
+
+@SparkTest
+class NotebookTest {
+
+  /** Any class with Javadoc will do as the example. */
+  private static void run(Notebook.Story story) throws Exception {
+    Notebook.run(SparkSessions.class, new String[0], story);
+  }
+
+  @Test
+  void aStepThatIsRefusedAsExpectedGoesOn(SparkSession spark) {
+    assertThatCode(
+            () ->
+                run(
+                    notebook ->
+                        notebook.refused(
+                            "no table",
+                            "TABLE_OR_VIEW_NOT_FOUND",
+                            () -> spark.table("no_such_table").collectAsList())))
+        .doesNotThrowAnyException();
+  }
+
+  @Test
+  void aStepThatShouldHaveBeenRefusedFailsTheRun(SparkSession spark) {
+    assertThatThrownBy(
+            () ->
+                run(
+                    notebook ->
+                        notebook.refused(
+                            "one row", "DIVIDE_BY_ZERO", () -> spark.sql("SELECT 1").collect())))
+        .isInstanceOf(IllegalStateException.class)
+        .hasMessage("expected DIVIDE_BY_ZERO, but it was not refused: one row");
+  }
+
+  @Test
+  void anotherErrorThanTheExpectedOneFailsTheRunAsItIs(SparkSession spark) {
+    assertThatThrownBy(
+            () ->
+                run(
+                    notebook ->
+                        notebook.refused(
+                            "a division", "DIVIDE_BY_ZERO", () -> spark.table("no_such_table"))))
+        .isInstanceOf(SparkThrowable.class)
+        .hasMessageContaining("TABLE_OR_VIEW_NOT_FOUND");
+  }
+}
