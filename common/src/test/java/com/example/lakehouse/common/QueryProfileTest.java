@@ -10,6 +10,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.testing.SparkTest;
 import io.delta.tables.DeltaTable;
+import java.io.File;
+import java.net.URI;
 import java.util.Map;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -51,6 +53,22 @@ class QueryProfileTest {
     assertThat(profile.filesPruned()).isEqualTo(3);
     assertThat(profile.rowsRead()).isEqualTo(40);
     assertThat(profile.rowsOut()).hasValue(10);
+  }
+
+  @Test
+  void countsTheBytesOfTheColumnsThatAreRead(SparkSession spark, Sandbox sandbox) {
+    spark
+        .range(0, 20_000, 1, 1)
+        .selectExpr("id", "repeat(uuid(), 2) AS text")
+        .write()
+        .parquet(sandbox.path("texts"));
+    Dataset<Row> texts = spark.read().parquet(sandbox.path("texts"));
+    long size = new File(URI.create(texts.inputFiles()[0])).length();
+
+    assertThat(QueryProfile.of(texts.select("text")).bytesRead())
+        .as("bytes read of a file of %d", size)
+        .isBetween(size / 2, size + size / 10);
+    assertThat(QueryProfile.of(texts.select("id")).bytesRead()).isLessThan(size / 5);
   }
 
   @Test

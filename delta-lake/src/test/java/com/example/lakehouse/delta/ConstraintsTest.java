@@ -2,15 +2,14 @@ package com.example.lakehouse.delta;
 
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
+import static com.example.lakehouse.common.testing.Refusals.assertRefused;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
-import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -23,21 +22,6 @@ class ConstraintsTest {
   void createProducts(SparkSession spark, Sandbox sandbox) {
     spark.sql("CREATE TABLE products (product_id BIGINT NOT NULL, price INT) USING delta");
     spark.sql("INSERT INTO products VALUES (1, 29), (2, 149)");
-  }
-
-  /** The condition is the exception's own, or that of one of its causes: writes fail in a task. */
-  private static void assertRefused(String condition, ThrowingCallable call) {
-    assertThatThrownBy(call)
-        .satisfies(
-            error -> {
-              String found = null;
-              for (Throwable e = error; e != null; e = e.getCause()) {
-                if (e instanceof SparkThrowable spark && spark.getCondition() != null) {
-                  found = spark.getCondition();
-                }
-              }
-              assertThat(found).isEqualTo(condition);
-            });
   }
 
   @Test
