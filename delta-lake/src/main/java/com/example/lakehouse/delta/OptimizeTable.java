@@ -13,18 +13,17 @@ import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 
 /**
- * Many small files: compaction, Z-order, writes that make fewer of them, and vacuum.
+ * Many small files: compaction, Z-order, and writes that make fewer of them.
  *
  * <p>Run: {@code ./run OptimizeTable}, or Run in the IDE; no JVM flags, no setup; {@code --scale}
  * for more rows.
  *
- * <p>See: the files before and after, the files that a query on each of two columns has to read,
- * and what vacuum deletes.
+ * <p>See: the files before and after, and the files that a query on each of two columns has to
+ * read.
  *
  * <p>On Databricks: the same code; predictive optimization can do it by itself there.
  *
  * @see <a href="https://docs.delta.io/optimizations-oss/">Delta Lake: optimizations</a>
- * @see <a href="https://docs.delta.io/delta-utility/#vacuum">Delta Lake: vacuum</a>
  */
 public final class OptimizeTable {
 
@@ -73,19 +72,6 @@ public final class OptimizeTable {
     spark.sql(
         "ALTER TABLE IDENTIFIER(:table) SET TBLPROPERTIES ('delta.autoOptimize.optimizeWrite' = 'true')",
         Map.of("table", table));
-  }
-
-  /**
-   * Deletes the files that no version of the last {@code retentionHours} needs. Versions before can
-   * no longer be read.
-   *
-   * @param retentionHours 168 (a week) or more: a reader or writer that takes longer would lose
-   *     files under its hands
-   * @throws IllegalArgumentException if it is less, unless {@code
-   *     spark.databricks.delta.retentionDurationCheck.enabled} is switched off
-   */
-  public static void vacuum(SparkSession spark, String table, double retentionHours) {
-    DeltaTable.forName(spark, table).vacuum(retentionHours);
   }
 
   public static void main(String[] args) throws Exception {
@@ -154,19 +140,6 @@ public final class OptimizeTable {
                 spark.sql("DESCRIBE DETAIL " + table).head().<Long>getAs("numFiles"));
           }
           notebook.chart(files);
-
-          notebook.step(
-              "Vacuum: the files of the old layouts are still there, and too young to go");
-          notebook.refused(
-              "Less than a week is refused",
-              "DELTA_VACUUM_RETENTION_PERIOD_TOO_SHORT",
-              () -> vacuum(spark, "events", 0));
-          long ofAWeek = spark.sql("VACUUM events DRY RUN").count();
-          spark.conf().set("spark.databricks.delta.retentionDurationCheck.enabled", "false");
-          long ofAnyAge = spark.sql("VACUUM events RETAIN 0 HOURS DRY RUN").count();
-          notebook.text(
-              "VACUUM … DRY RUN would delete %,d files that are older than a week, and %,d of any age.",
-              ofAWeek, ofAnyAge);
         });
   }
 }

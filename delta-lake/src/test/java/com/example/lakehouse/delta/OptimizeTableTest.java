@@ -10,12 +10,7 @@ import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
 import io.delta.tables.DeltaTable;
-import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.List;
-import java.util.Set;
-import java.util.stream.Stream;
 import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -27,8 +22,6 @@ import org.junit.jupiter.api.Test;
 class OptimizeTableTest {
   private static final int FILES = 32;
   private static final String MAX_FILE_SIZE = "spark.databricks.delta.optimize.maxFileSize";
-  private static final String RETENTION_CHECK =
-      "spark.databricks.delta.retentionDurationCheck.enabled";
 
   private static final String ONE_MINUTE =
       "event_time BETWEEN '2025-12-01T00:10:00Z' AND '2025-12-01T00:11:00Z'";
@@ -135,49 +128,5 @@ class OptimizeTableTest {
 
     assertThat(TableState.metrics(spark, "events")).containsEntry("numFiles", "1");
     assertThat(spark.table("events")).hasSameRowsAs(events.union(events));
-  }
-
-  @Test
-  void vacuumBelowAWeekIsRefusedAndDeletesNothing(SparkSession spark, Sandbox sandbox)
-      throws IOException {
-    OptimizeTable.compact(spark, "events");
-
-    assertThatThrownBy(() -> OptimizeTable.vacuum(spark, "events", 0))
-        .isInstanceOfSatisfying(
-            SparkThrowable.class,
-            e -> assertThat(e.getCondition()).isEqualTo("DELTA_VACUUM_RETENTION_PERIOD_TOO_SHORT"));
-
-    assertThat(parquetFiles(sandbox)).isEqualTo(FILES + 1L);
-  }
-
-  @Test
-  void vacuumKeepsFilesThatAreYoungerThanTheRetention(SparkSession spark, Sandbox sandbox)
-      throws IOException {
-    OptimizeTable.compact(spark, "events");
-
-    OptimizeTable.vacuum(spark, "events", 168);
-
-    assertThat(parquetFiles(sandbox)).isEqualTo(FILES + 1L);
-    assertThat(spark.sql("SELECT * FROM events VERSION AS OF 0")).hasSameRowsAs(events);
-  }
-
-  @Test
-  void vacuumDeletesWhatNoVersionWithinTheRetentionNeeds(SparkSession spark, Sandbox sandbox)
-      throws IOException {
-    OptimizeTable.compact(spark, "events");
-    Set<String> needed = TableState.files(spark, "events");
-    spark.conf().set(RETENTION_CHECK, "false");
-
-    OptimizeTable.vacuum(spark, "events", 0);
-
-    assertThat(parquetFiles(sandbox)).isEqualTo(1);
-    assertThat(TableState.files(spark, "events")).isEqualTo(needed);
-    assertThat(spark.table("events")).hasSameRowsAs(events);
-  }
-
-  private static long parquetFiles(Sandbox sandbox) throws IOException {
-    try (Stream<Path> files = Files.list(sandbox.folder().resolve("schema/events"))) {
-      return files.filter(file -> file.toString().endsWith(".parquet")).count();
-    }
   }
 }
