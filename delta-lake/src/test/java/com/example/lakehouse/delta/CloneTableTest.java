@@ -76,6 +76,16 @@ class CloneTableTest {
   }
 
   @Test
+  void aFileThatTheCloneRewritesIsItsOwn(SparkSession spark, Sandbox sandbox) throws IOException {
+    CloneTable.shallowClone(spark, "orders", "experiment");
+
+    spark.sql("UPDATE experiment SET amount = 100 WHERE order_id = 0");
+
+    assertThat(CloneTable.sharedFiles(spark, "orders", "experiment")).hasRowCount(3);
+    assertThat(parquetFiles(sandbox, "experiment")).isEqualTo(1);
+  }
+
+  @Test
   void laterWritesToTheSourceAreNotInTheClone(SparkSession spark) {
     CloneTable.shallowClone(spark, "orders", "experiment");
 
