@@ -17,6 +17,7 @@ import org.apache.spark.sql.types.NumericType;
 import org.apache.spark.sql.types.StructField;
 import picocli.CommandLine;
 import picocli.CommandLine.Help.Ansi;
+import scala.collection.Seq;
 
 /**
  * Tells the story of a run: steps, texts, tables and charts, on the terminal and, with {@code
@@ -219,7 +220,10 @@ public final class Notebook {
   private static List<String> cells(Row row) {
     List<String> cells = new ArrayList<>();
     for (int i = 0; i < row.size(); i++) {
-      cells.add(String.valueOf(row.get(i)));
+      Object value = row.get(i);
+      // Spark's own text for an array names the Scala class that holds it.
+      cells.add(
+          value instanceof Seq<?> array ? array.mkString("[", ", ", "]") : String.valueOf(value));
     }
     return cells;
   }
