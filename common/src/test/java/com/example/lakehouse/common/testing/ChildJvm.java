@@ -18,6 +18,17 @@ import java.util.concurrent.TimeUnit;
 public record ChildJvm(int exitCode, String output) {
   private static final long TIMEOUT_MINUTES = 5;
 
+  /** What starts {@code main}, for a process that does not run to its end by itself. */
+  public static List<String> command(Class<?> main, List<String> jvmOptions, String... args) {
+    List<String> command = new ArrayList<>();
+    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.addAll(List.of("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
+    command.addAll(jvmOptions);
+    command.addAll(List.of("-cp", System.getProperty("java.class.path"), main.getName()));
+    command.addAll(List.of(args));
+    return command;
+  }
+
   /**
    * Runs {@code main} to its end.
    *
@@ -25,12 +36,7 @@ public record ChildJvm(int exitCode, String output) {
    */
   public static ChildJvm run(Class<?> main, List<String> jvmOptions, String... args)
       throws IOException, InterruptedException {
-    List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-    command.addAll(List.of("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
-    command.addAll(jvmOptions);
-    command.addAll(List.of("-cp", System.getProperty("java.class.path"), main.getName()));
-    command.addAll(List.of(args));
+    List<String> command = command(main, jvmOptions, args);
     Path log = Files.createTempFile("child-jvm-", ".log");
     try {
       Process process =
