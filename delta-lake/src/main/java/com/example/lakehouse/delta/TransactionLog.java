@@ -15,6 +15,8 @@ import java.util.stream.Stream;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.delta.DeltaLog;
+import scala.collection.immutable.Map$;
 
 /**
  * The transaction log, read as data: which actions make a version, how checkpoints sum them up, and
@@ -122,6 +124,21 @@ public final class TransactionLog {
         Map.of("table", table));
   }
 
+  /**
+   * Compares the latest version, read anew, with the checksum that its writer left beside it: the
+   * numbers of files and bytes, the protocol and the schema. Delta does not do that by itself when
+   * it reads: a commit's file that a storage fault emptied is to it a version that did nothing.
+   *
+   * @return whether there is a checksum to compare with
+   * @throws IllegalStateException DELTA_TXN_LOG_FAILED_INTEGRITY if they differ
+   */
+  public static boolean verify(SparkSession spark, String location) {
+    DeltaLog.clearCache();
+    return DeltaLog.forTable(spark, location)
+        .unsafeVolatileSnapshot()
+        .validateChecksum(Map$.MODULE$.<String, String>empty());
+  }
+
   public static void main(String[] args) throws Exception {
     Notebook.run(
         TransactionLog.class,
@@ -189,6 +206,16 @@ public final class TransactionLog {
           }
           notebook.text("In the log: %s", files(log));
           notebook.text("The sidecars: %s", files(log.resolve("_sidecars")));
+
+          notebook.step("Is the log whole?");
+          spark.sql("INSERT INTO orders VALUES (300, 'open')");
+          notebook.text(
+              "The latest version is what its checksum says: %s.",
+              verify(spark, location) ? "yes" : "there is none");
+          // What a storage fault leaves that loses the content of the file.
+          Files.writeString(log.resolve("00000000000000000009.json"), "");
+          notebook.refused(
+              "An emptied commit", "DELTA_TXN_LOG_FAILED_INTEGRITY", () -> verify(spark, location));
         });
   }
 

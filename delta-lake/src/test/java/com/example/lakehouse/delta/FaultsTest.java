@@ -207,13 +207,32 @@ class FaultsTest {
   }
 
   @Test
-  void withoutTheChecksumACommitThatIsCutInALineIsRefused(SparkSession spark, Sandbox sandbox)
+  void aCommitThatIsCutInALineIsRefusedWithoutThatChecksumToo(SparkSession spark, Sandbox sandbox)
       throws IOException {
     Path commit = createNumbers(spark, sandbox).resolve("00000000000000000005.json");
     truncate(commit, (int) Files.size(commit) - 20);
     forgetChecksum(commit);
 
     assertRefused("FAILED_READ_FILE.NO_HINT", () -> spark.table("numbers").collectAsList());
+  }
+
+  /**
+   * Delta reads such a commit as one that did nothing. Where the storage has no checksums and may
+   * lose content, the table must be verified before it is trusted.
+   */
+  @ParameterizedTest(name = "cut {0}")
+  @ValueSource(strings = {"to nothing", "after a line"})
+  void aCommitThatStillParsesIsFoundByTheVersionsChecksum(
+      String where, SparkSession spark, Sandbox sandbox) throws IOException {
+    Path commit = createNumbers(spark, sandbox).resolve("00000000000000000005.json");
+    String location = sandbox.path("schema/numbers");
+    assertThat(TransactionLog.verify(spark, location)).isTrue();
+    truncate(
+        commit, where.equals("to nothing") ? 0 : Files.readAllLines(commit).get(0).length() + 1);
+    forgetChecksum(commit);
+
+    assertRefused("DELTA_TXN_LOG_FAILED_INTEGRITY", () -> TransactionLog.verify(spark, location));
+    assertThat(spark.table("numbers")).as("what Delta reads all the same").hasRowCount(40);
   }
 
   @Test
