@@ -25,7 +25,7 @@ import scala.collection.immutable.Map$;
  * <p>Run: {@code ./run TransactionLog}, or Run in the IDE; no JVM flags, no setup.
  *
  * <p>See: a version is a file of actions; the table is what the actions add up to, and a checkpoint
- * says the same; old commits are cleaned up once a checkpoint covers them.
+ * says the same; a commit that lost its content is found.
  *
  * <p>On Databricks: the same code on a table's cloud folder; the history on any table.
  *
