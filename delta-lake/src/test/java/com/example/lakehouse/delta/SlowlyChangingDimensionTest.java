@@ -72,6 +72,19 @@ class SlowlyChangingDimensionTest {
   }
 
   @Test
+  void aLateChangeThatSaysWhatALaterRowSaysLeavesOneCurrentRow(SparkSession spark) {
+    apply(spark, row(2L, "Madrid", MAY));
+
+    apply(spark, row(2L, "Madrid", MARCH));
+
+    assertThat(spark.table("customers").where("customer_id = 2"))
+        .hasRows(
+            row(2L, "Paris", JANUARY, MARCH),
+            row(2L, "Madrid", MARCH, MAY),
+            row(2L, "Madrid", MAY, null));
+  }
+
+  @Test
   void aChangeFromBeforeTheFirstRowComesFirst(SparkSession spark) {
     Instant before = Instant.parse("2024-06-01T00:00:00Z");
 
