@@ -23,6 +23,7 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.types.StructField;
+import org.apache.spark.unsafe.types.VariantVal;
 
 /**
  * Started by {@code bench/interop}: writes each table's schema and rows, as Spark reads them, to a
@@ -62,7 +63,10 @@ public final class Interop {
       Dataset<Row> dataset = spark.read().format("delta").load(table.toUri().toString());
       List<List<String>> schema = new ArrayList<>();
       for (StructField field : dataset.schema().fields()) {
-        schema.add(List.of(field.name(), field.dataType().simpleString()));
+        // Arrow has no VARIANT: its readers give the two parts in which one is stored.
+        String type = field.dataType().simpleString();
+        schema.add(
+            List.of(field.name(), type.replace("variant", "struct<metadata:binary,value:binary>")));
       }
       lines.add(schema);
       for (Row row : dataset.collectAsList()) {
@@ -113,6 +117,8 @@ public final class Interop {
       return number.toPlainString();
     } else if (value instanceof byte[] bytes) {
       return HexFormat.of().formatHex(bytes);
+    } else if (value instanceof VariantVal variant) {
+      return List.of(canonical(variant.getMetadata()), canonical(variant.getValue()));
     } else if (value instanceof Instant time) {
       return String.valueOf(ChronoUnit.MICROS.between(Instant.EPOCH, time));
     } else if (value instanceof LocalDateTime time) {

@@ -31,7 +31,7 @@ import java.util.stream.Collectors;
  */
 final class ExampleSource {
   private static final Pattern LINK =
-      Pattern.compile("<a href=\"([^\"]+)\">\\s*(.*?)\\s*</a>", Pattern.DOTALL);
+      Pattern.compile("<a\\s+href=\"([^\"]+)\">\\s*(.*?)\\s*</a>", Pattern.DOTALL);
 
   /**
    * A run of the text. {@code kind} is empty, {@code keyword}, {@code literal} or {@code comment}.

@@ -1,5 +1,8 @@
 package com.example.lakehouse.common;
 
+import static java.util.stream.Collectors.joining;
+import static scala.jdk.javaapi.CollectionConverters.asJava;
+
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
@@ -8,6 +11,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.stream.IntStream;
 import org.apache.commons.lang3.exception.ExceptionUtils;
 import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.Dataset;
@@ -218,14 +222,22 @@ public final class Notebook {
   }
 
   private static List<String> cells(Row row) {
-    List<String> cells = new ArrayList<>();
-    for (int i = 0; i < row.size(); i++) {
-      Object value = row.get(i);
-      // Spark's own text for an array names the Scala class that holds it.
-      cells.add(
-          value instanceof Seq<?> array ? array.mkString("[", ", ", "]") : String.valueOf(value));
+    return IntStream.range(0, row.size()).mapToObj(i -> cell(row.get(i))).toList();
+  }
+
+  /** Without the names of the Scala classes that hold arrays and maps. */
+  static String cell(Object value) {
+    if (value instanceof Row struct) {
+      return "[" + String.join(", ", cells(struct)) + "]";
+    } else if (value instanceof Seq<?> array) {
+      return asJava(array).stream().map(Notebook::cell).collect(joining(", ", "[", "]"));
+    } else if (value instanceof scala.collection.Map<?, ?> map) {
+      return asJava(map).entrySet().stream()
+          .map(entry -> cell(entry.getKey()) + ": " + cell(entry.getValue()))
+          .collect(joining(", ", "{", "}"));
+    } else {
+      return String.valueOf(value);
     }
-    return cells;
   }
 
   private void show(Block block) {

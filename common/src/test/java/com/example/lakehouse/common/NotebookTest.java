@@ -1,10 +1,12 @@
 package com.example.lakehouse.common;
 
+import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.testing.SparkTest;
 import org.apache.spark.SparkThrowable;
+import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.junit.jupiter.api.Test;
 
@@ -14,6 +16,17 @@ class NotebookTest {
   /** Any class with Javadoc will do as the example. */
   private static void run(Notebook.Story story) throws Exception {
     Notebook.run(SparkSessions.class, new String[0], story);
+  }
+
+  @Test
+  void nestedValuesAreShownWithoutTheClassesThatHoldThem(SparkSession spark) {
+    Row row =
+        spark
+            .sql(
+                "SELECT named_struct('city', 'Berlin', 'zip', NULL), array(1, 2), map('a', array(3))")
+            .head();
+
+    assertThat(Notebook.cell(row)).isEqualTo("[[Berlin, null], [1, 2], {a: [3]}]");
   }
 
   @Test

@@ -12,7 +12,6 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -125,54 +124,52 @@ public final class ConcurrentWriters {
                       "INSERT INTO accounts SELECT 'DE', pause(account_id) + 100, 0 FROM VALUES (9L) AS n (account_id)");
           List<Row> outcomes = new ArrayList<>();
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "append",
-                  append,
                   "append",
-                  () -> spark.sql("INSERT INTO accounts VALUES ('DE', 4, 0)")));
+                  Interleaving.outcome(
+                      spark, append, () -> spark.sql("INSERT INTO accounts VALUES ('DE', 4, 0)"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "append",
-                  append,
                   "delete",
-                  () -> spark.sql("DELETE FROM accounts WHERE account_id = 4")));
+                  Interleaving.outcome(
+                      spark,
+                      append,
+                      () -> spark.sql("DELETE FROM accounts WHERE account_id = 4"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "update in DE",
-                  germany,
                   "update in FR",
-                  () -> update(spark, "accounts", "FR", 3, "balance + 1")));
+                  Interleaving.outcome(
+                      spark, germany, () -> update(spark, "accounts", "FR", 3, "balance + 1"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "update in DE",
-                  germany,
                   "update of the same row",
-                  () -> update(spark, "accounts", "DE", 1, "balance + 1")));
+                  Interleaving.outcome(
+                      spark, germany, () -> update(spark, "accounts", "DE", 1, "balance + 1"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "update in DE",
-                  germany,
                   "append to DE",
-                  () -> spark.sql("INSERT INTO accounts VALUES ('DE', 5, 0)")));
+                  Interleaving.outcome(
+                      spark,
+                      germany,
+                      () -> spark.sql("INSERT INTO accounts VALUES ('DE', 5, 0)"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "update in DE",
-                  germany,
                   "compaction",
-                  () -> spark.sql("OPTIMIZE accounts")));
+                  Interleaving.outcome(spark, germany, () -> spark.sql("OPTIMIZE accounts"))));
           outcomes.add(
-              outcome(
-                  spark,
+              RowFactory.create(
                   "update in DE",
-                  germany,
                   "a new column",
-                  () -> spark.sql("ALTER TABLE accounts ADD COLUMN note STRING")));
+                  Interleaving.outcome(
+                      spark,
+                      germany,
+                      () -> spark.sql("ALTER TABLE accounts ADD COLUMN note STRING"))));
           notebook.table(
               "what became of the first",
               spark.createDataFrame(
@@ -206,17 +203,5 @@ public final class ConcurrentWriters {
               "the isolation of the first commits",
               isolation(spark, "accounts").where("version BETWEEN 1 AND 5").orderBy("version"));
         });
-  }
-
-  private static Row outcome(
-      SparkSession spark, String first, Runnable outer, String second, Runnable inner)
-      throws InterruptedException {
-    String outcome = "committed";
-    try {
-      Interleaving.run(spark, outer, inner);
-    } catch (CompletionException e) {
-      outcome = "refused: " + e.getCause().getClass().getSimpleName();
-    }
-    return RowFactory.create(first, second, outcome);
   }
 }

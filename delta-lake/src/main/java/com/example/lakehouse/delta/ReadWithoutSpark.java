@@ -16,6 +16,7 @@ import io.delta.kernel.engine.FileReadResult;
 import io.delta.kernel.expressions.Column;
 import io.delta.kernel.expressions.Literal;
 import io.delta.kernel.expressions.Predicate;
+import io.delta.kernel.expressions.PredicateEvaluator;
 import io.delta.kernel.internal.InternalScanFileUtils;
 import io.delta.kernel.internal.data.ScanStateRow;
 import io.delta.kernel.internal.util.Utils;
@@ -77,6 +78,17 @@ public final class ReadWithoutSpark {
   public static long read(
       Snapshot snapshot, List<String> columns, Optional<Predicate> filter, Consumer<Row> consumer)
       throws IOException {
+    return readBatches(
+        snapshot, columns, filter, batch -> batch.getRows().forEachRemaining(consumer));
+  }
+
+  /** As {@link #read}, a batch of columns at a time: for a consumer that works on vectors. */
+  public static long readBatches(
+      Snapshot snapshot,
+      List<String> columns,
+      Optional<Predicate> filter,
+      Consumer<FilteredColumnarBatch> consumer)
+      throws IOException {
     Engine engine = DefaultEngine.create(new Configuration());
     StructType schema = new StructType();
     for (String column : columns) {
@@ -84,13 +96,18 @@ public final class ReadWithoutSpark {
     }
     var builder = snapshot.getScanBuilder().withReadSchema(schema);
     Scan scan = (filter.isPresent() ? builder.withFilter(filter.get()) : builder).build();
+    Optional<PredicateEvaluator> matches = Optional.empty();
+    if (filter.isPresent()) {
+      matches =
+          Optional.of(engine.getExpressionHandler().getPredicateEvaluator(schema, filter.get()));
+    }
     Row state = scan.getScanState(engine);
     long files = 0;
     try (CloseableIterator<FilteredColumnarBatch> listings = scan.getScanFiles(engine)) {
       while (listings.hasNext()) {
         try (CloseableIterator<Row> listing = listings.next().getRows()) {
           while (listing.hasNext()) {
-            readFile(engine, state, listing.next(), schema, filter, consumer);
+            readFile(engine, state, listing.next(), matches, consumer);
             files++;
           }
         }
@@ -103,9 +120,8 @@ public final class ReadWithoutSpark {
       Engine engine,
       Row state,
       Row file,
-      StructType schema,
-      Optional<Predicate> filter,
-      Consumer<Row> consumer)
+      Optional<PredicateEvaluator> matches,
+      Consumer<FilteredColumnarBatch> consumer)
       throws IOException {
     CloseableIterator<FileReadResult> physical =
         engine
@@ -119,17 +135,11 @@ public final class ReadWithoutSpark {
         Scan.transformPhysicalData(engine, state, file, physical.map(FileReadResult::getData))) {
       while (batches.hasNext()) {
         FilteredColumnarBatch batch = batches.next();
-        if (filter.isPresent()) {
-          ColumnVector matches =
-              engine
-                  .getExpressionHandler()
-                  .getPredicateEvaluator(schema, filter.get())
-                  .eval(batch.getData(), batch.getSelectionVector());
-          batch = new FilteredColumnarBatch(batch.getData(), Optional.of(matches));
+        if (matches.isPresent()) {
+          ColumnVector selected = matches.get().eval(batch.getData(), batch.getSelectionVector());
+          batch = new FilteredColumnarBatch(batch.getData(), Optional.of(selected));
         }
-        try (CloseableIterator<Row> rows = batch.getRows()) {
-          rows.forEachRemaining(consumer);
-        }
+        consumer.accept(batch);
       }
     }
   }

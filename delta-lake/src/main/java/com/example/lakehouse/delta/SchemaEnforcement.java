@@ -4,7 +4,7 @@ import static java.util.stream.Collectors.toCollection;
 
 import com.example.lakehouse.common.Notebook;
 import java.util.Arrays;
-import java.util.Set;
+import java.util.SortedSet;
 import java.util.TreeSet;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -50,10 +50,11 @@ public final class SchemaEnforcement {
    * @throws IllegalArgumentException naming the columns that are missing or too many
    */
   public static void appendExactly(SparkSession spark, String table, Dataset<Row> batch) {
-    Set<String> missing = columns(spark.table(table));
-    missing.removeAll(columns(batch));
-    Set<String> extra = columns(batch);
-    extra.removeAll(columns(spark.table(table)));
+    SortedSet<String> wanted = columns(spark.table(table));
+    SortedSet<String> extra = columns(batch);
+    SortedSet<String> missing = new TreeSet<>(wanted);
+    missing.removeAll(extra);
+    extra.removeAll(wanted);
     if (!missing.isEmpty() || !extra.isEmpty()) {
       throw new IllegalArgumentException(
           "the batch for %s lacks %s and has %s too many".formatted(table, missing, extra));
@@ -61,7 +62,7 @@ public final class SchemaEnforcement {
     batch.write().format("delta").mode("append").saveAsTable(table);
   }
 
-  private static Set<String> columns(Dataset<Row> dataset) {
+  private static SortedSet<String> columns(Dataset<Row> dataset) {
     return Arrays.stream(dataset.schema().fields())
         .map(field -> field.name() + " " + field.dataType().simpleString())
         .collect(toCollection(() -> new TreeSet<>(String.CASE_INSENSITIVE_ORDER)));

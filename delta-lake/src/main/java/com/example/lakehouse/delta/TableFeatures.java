@@ -60,10 +60,11 @@ public final class TableFeatures {
    */
   public static void dropFeature(SparkSession spark, String table, String feature) {
     // This statement is Delta's own, which takes no parameters, not even IDENTIFIER(:table).
-    for (String name : new String[] {table, feature}) {
-      if (!name.matches("[\\w-]+(\\.\\w+){0,2}")) {
-        throw new IllegalArgumentException("not a name: " + name);
-      }
+    if (!table.matches("\\w+(\\.\\w+){0,2}")) {
+      throw new IllegalArgumentException("not a name: " + table);
+    }
+    if (!feature.matches("[\\w-]+")) {
+      throw new IllegalArgumentException("not a name: " + feature);
     }
     spark.sql("ALTER TABLE %s DROP FEATURE `%s`".formatted(table, feature));
   }

@@ -7,12 +7,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
-import io.delta.tables.DeltaTable;
 import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.Set;
-import java.util.stream.Stream;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
@@ -30,18 +26,12 @@ class CloneTableTest {
     orders.write().format("delta").saveAsTable("orders");
   }
 
-  private static long parquetFiles(Sandbox sandbox, String table) throws IOException {
-    try (Stream<Path> files = Files.list(sandbox.folder().resolve("schema/" + table))) {
-      return files.filter(file -> file.toString().endsWith(".parquet")).count();
-    }
-  }
-
   @Test
   void aCloneHasTheRowsAndNoFileOfItsOwn(SparkSession spark, Sandbox sandbox) throws IOException {
     CloneTable.shallowClone(spark, "orders", "experiment");
 
     assertThat(spark.table("experiment")).hasSameRowsAs(orders);
-    assertThat(parquetFiles(sandbox, "experiment")).isZero();
+    assertThat(TableState.filesOnDisk(sandbox, "experiment")).isEmpty();
     assertThat(CloneTable.sharedFiles(spark, "orders", "experiment")).hasRowCount(4);
   }
 
@@ -60,8 +50,7 @@ class CloneTableTest {
         """);
     spark.sql("OPTIMIZE experiment");
     spark.sql("ALTER TABLE experiment ADD COLUMN note STRING");
-    spark.conf().set("spark.databricks.delta.retentionDurationCheck.enabled", "false");
-    DeltaTable.forName(spark, "experiment").vacuum(0);
+    TableState.vacuumAll(spark, "experiment");
 
     assertThat(
             spark.sql(
@@ -82,7 +71,7 @@ class CloneTableTest {
     spark.sql("UPDATE experiment SET amount = 100 WHERE order_id = 0");
 
     assertThat(CloneTable.sharedFiles(spark, "orders", "experiment")).hasRowCount(3);
-    assertThat(parquetFiles(sandbox, "experiment")).isEqualTo(1);
+    assertThat(TableState.filesOnDisk(sandbox, "experiment")).hasSize(1);
   }
 
   @Test
@@ -126,8 +115,7 @@ class CloneTableTest {
   void filesThatTheSourcesVacuumTakesAreMissingInTheClone(SparkSession spark) {
     CloneTable.shallowClone(spark, "orders", "experiment");
     spark.sql("DELETE FROM orders WHERE order_id < 1000");
-    spark.conf().set("spark.databricks.delta.retentionDurationCheck.enabled", "false");
-    DeltaTable.forName(spark, "orders").vacuum(0);
+    TableState.vacuumAll(spark, "orders");
 
     assertRefused(
         "FAILED_READ_FILE.FILE_NOT_EXIST", () -> spark.table("experiment").collectAsList());

@@ -18,7 +18,6 @@ import io.delta.exceptions.MetadataChangedException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.Callable;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -210,7 +209,17 @@ class ConcurrentWritersTest {
   }
 
   @Test
-  void theRetriesAreBoundedAndOtherErrorsAreNotRetried() {
+  void theRetriesAreBounded() {
+    assertThat(attemptsOf(new ConcurrentDeleteDeleteException("again"))).isEqualTo(4);
+  }
+
+  @Test
+  void anotherErrorThanAConflictIsNotRetried() {
+    assertThat(attemptsOf(new IllegalStateException("no conflict"))).isEqualTo(1);
+  }
+
+  /** How often a write is made that always fails in this way; four times are allowed. */
+  private static int attemptsOf(Exception failure) {
     AtomicInteger attempts = new AtomicInteger();
     assertThatThrownBy(
             () ->
@@ -219,23 +228,10 @@ class ConcurrentWritersTest {
                     Duration.ofMillis(1),
                     () -> {
                       attempts.incrementAndGet();
-                      throw new ConcurrentDeleteDeleteException("again");
+                      throw failure;
                     }))
-        .isInstanceOf(ConcurrentDeleteDeleteException.class);
-    assertThat(attempts).hasValue(4);
-
-    attempts.set(0);
-    assertThatThrownBy(
-            () ->
-                ConcurrentWriters.withRetry(
-                    4,
-                    Duration.ofMillis(1),
-                    () -> {
-                      attempts.incrementAndGet();
-                      throw new IllegalStateException("no conflict");
-                    }))
-        .isInstanceOf(IllegalStateException.class);
-    assertThat(attempts).hasValue(1);
+        .isSameAs(failure);
+    return attempts.get();
   }
 
   @Test
@@ -308,8 +304,7 @@ class ConcurrentWritersTest {
       List<Future<Object>> results = new ArrayList<>();
       for (int i = 0; i < times; i++) {
         int number = i;
-        Callable<Object> call = () -> task.run(number);
-        results.add(pool.submit(call));
+        results.add(pool.submit(() -> task.run(number)));
       }
       for (Future<Object> result : results) {
         result.get(10, TimeUnit.MINUTES);

@@ -213,7 +213,9 @@ class FaultsTest {
     truncate(commit, (int) Files.size(commit) - 20);
     forgetChecksum(commit);
 
-    assertRefused("FAILED_READ_FILE.NO_HINT", () -> spark.table("numbers").collectAsList());
+    assertRefused(
+        "MALFORMED_RECORD_IN_PARSING.WITHOUT_SUGGESTION",
+        () -> spark.table("numbers").collectAsList());
   }
 
   /**

@@ -17,9 +17,6 @@ import org.junit.jupiter.api.Test;
 
 @SparkTest
 class RestoreTableTest {
-  private static final String RETENTION_CHECK =
-      "spark.databricks.delta.retentionDurationCheck.enabled";
-
   private Set<String> filesBefore;
 
   @BeforeEach
@@ -74,8 +71,7 @@ class RestoreTableTest {
 
   @Test
   void afterVacuumARestoreIsRefusedAndTheTableStaysAsItWas(SparkSession spark) {
-    spark.conf().set(RETENTION_CHECK, "false");
-    DeltaTable.forName(spark, "prices").vacuum(0);
+    TableState.vacuumAll(spark, "prices");
     long version = TableState.version(spark, "prices");
 
     assertThatThrownBy(() -> RestoreTable.restore(spark, "prices", 0))

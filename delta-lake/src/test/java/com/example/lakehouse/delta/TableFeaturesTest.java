@@ -133,5 +133,8 @@ class TableFeaturesTest {
     assertThatThrownBy(() -> TableFeatures.dropFeature(spark, "orders", "x` TRUNCATE HISTORY; --"))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessage("not a name: x` TRUNCATE HISTORY; --");
+    assertThatThrownBy(() -> TableFeatures.dropFeature(spark, "orders--", "deletionVectors"))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessage("not a name: orders--");
   }
 }

@@ -28,9 +28,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 @SparkTest
 class VacuumTest {
-  private static final String RETENTION_CHECK =
-      "spark.databricks.delta.retentionDurationCheck.enabled";
-
   private Path folder;
   private Set<Path> removed;
 
@@ -55,12 +52,6 @@ class VacuumTest {
         .collect(toSet());
   }
 
-  private Set<Path> filesOnDisk() throws IOException {
-    try (Stream<Path> files = Files.list(folder)) {
-      return files.filter(file -> file.toString().endsWith(".parquet")).collect(toSet());
-    }
-  }
-
   /** What a job leaves that dies before its commit. */
   private Path copyOfALiveFile(SparkSession spark, String name, Duration age) throws IOException {
     Path copy = folder.resolve("part-00000-%s.snappy.parquet".formatted(name));
@@ -74,21 +65,21 @@ class VacuumTest {
   }
 
   @Test
-  void deletesTheFilesThatNoVersionNeedsAnyMoreAndKeepsTheTablesOwn(SparkSession spark)
-      throws IOException {
+  void deletesTheFilesThatNoVersionNeedsAnyMoreAndKeepsTheTablesOwn(
+      SparkSession spark, Sandbox sandbox) throws IOException {
     assertThat(removed).hasSize(1);
-    assertThat(filesOnDisk()).hasSize(5);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).hasSize(5);
     Vacuum.keepRemovedFiles(spark, "orders", 0);
 
     Vacuum.vacuum(spark, "orders");
 
-    assertThat(filesOnDisk()).isEqualTo(liveFiles(spark)).hasSize(4);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).isEqualTo(liveFiles(spark)).hasSize(4);
     assertThat(spark.sql("SELECT count(*), count_if(status = 'shipped') FROM orders"))
         .hasRows(row(4_000L, 1L));
   }
 
   @Test
-  void aDryRunNamesTheFilesAndDeletesNone(SparkSession spark) throws IOException {
+  void aDryRunNamesTheFilesAndDeletesNone(SparkSession spark, Sandbox sandbox) throws IOException {
     Vacuum.keepRemovedFiles(spark, "orders", 0);
     long version = TableState.version(spark, "orders");
 
@@ -97,20 +88,20 @@ class VacuumTest {
                 .map(file -> Path.of(URI.create(file.getString(0)))))
         .containsExactlyElementsOf(removed);
 
-    assertThat(filesOnDisk()).hasSize(5);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).hasSize(5);
     assertThat(TableState.version(spark, "orders")).isEqualTo(version);
   }
 
   @Test
-  void aVacuumOfAllIsRefusedUnlessTheCheckIsSwitchedOff(SparkSession spark) throws IOException {
+  void aVacuumOfAllIsRefusedUnlessTheCheckIsSwitchedOff(SparkSession spark, Sandbox sandbox)
+      throws IOException {
     assertRefused(
         "DELTA_VACUUM_RETENTION_PERIOD_TOO_SHORT", () -> Vacuum.vacuumAll(spark, "orders"));
-    assertThat(filesOnDisk()).hasSize(5);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).hasSize(5);
 
-    spark.conf().set(RETENTION_CHECK, "false");
-    Vacuum.vacuumAll(spark, "orders");
+    TableState.vacuumAll(spark, "orders");
 
-    assertThat(filesOnDisk()).isEqualTo(liveFiles(spark)).hasSize(4);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).isEqualTo(liveFiles(spark)).hasSize(4);
   }
 
   @ParameterizedTest(name = "RETAIN {0} HOURS")
@@ -138,7 +129,8 @@ class VacuumTest {
   }
 
   @Test
-  void whatWasRemovedLessThanAWeekAgoIsKept(SparkSession spark) throws IOException {
+  void whatWasRemovedLessThanAWeekAgoIsKept(SparkSession spark, Sandbox sandbox)
+      throws IOException {
     // Old files, but they were removed from the table a moment ago: that is what counts.
     for (Path file : removed) {
       age(file, Duration.ofDays(30));
@@ -146,7 +138,7 @@ class VacuumTest {
 
     Vacuum.vacuum(spark, "orders");
 
-    assertThat(filesOnDisk()).hasSize(5);
+    assertThat(TableState.filesOnDisk(sandbox, "orders")).hasSize(5);
     assertThat(spark.sql("SELECT count_if(status = 'open') FROM orders VERSION AS OF 0"))
         .hasRows(row(4_000L));
   }
@@ -171,8 +163,7 @@ class VacuumTest {
 
   @Test
   void afterwardsTheOldVersionIsInTheHistoryButItsRowsAreGone(SparkSession spark) {
-    spark.conf().set(RETENTION_CHECK, "false");
-    Vacuum.vacuumAll(spark, "orders");
+    TableState.vacuumAll(spark, "orders");
 
     assertRefused(
         "FAILED_READ_FILE.FILE_NOT_EXIST",
@@ -201,9 +192,7 @@ class VacuumTest {
     Iterator<Row> reader = spark.table("orders").toLocalIterator();
     reader.next();
     spark.sql("UPDATE orders SET status = 'returned'");
-    spark.conf().set(RETENTION_CHECK, "false");
-
-    Vacuum.vacuumAll(spark, "orders");
+    TableState.vacuumAll(spark, "orders");
 
     assertRefused("FAILED_READ_FILE.FILE_NOT_EXIST", () -> reader.forEachRemaining(row -> {}));
   }

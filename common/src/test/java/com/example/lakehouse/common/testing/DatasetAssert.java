@@ -34,9 +34,11 @@ public final class DatasetAssert extends AbstractAssert<DatasetAssert, Dataset<R
    * @param ddl such as {@code id BIGINT, name STRING}
    */
   public DatasetAssert hasSchema(String ddl) {
-    Assertions.assertThat(columns(actual.schema()))
-        .as("schema")
-        .isEqualTo(columns(StructType.fromDDL(ddl)));
+    return hasColumns(StructType.fromDDL(ddl));
+  }
+
+  private DatasetAssert hasColumns(StructType expected) {
+    Assertions.assertThat(columns(actual.schema())).as("schema").isEqualTo(columns(expected));
     return this;
   }
 
@@ -72,7 +74,7 @@ public final class DatasetAssert extends AbstractAssert<DatasetAssert, Dataset<R
    * Compares with another dataset by the same columns, in any order and of any size: Spark does it.
    */
   public DatasetAssert hasSameRowsAs(Dataset<Row> expected) {
-    hasSchema(expected.schema().toDDL());
+    hasColumns(expected.schema());
     Assertions.assertThat(expected.exceptAll(actual).takeAsList(SHOWN))
         .as("missing rows")
         .isEmpty();

@@ -18,6 +18,7 @@ import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.catalog.Database;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
@@ -38,7 +39,7 @@ public abstract class ExampleContract {
 
   private static final Pattern FORBIDDEN_IN_SNIPPETS =
       Pattern.compile(
-          "com\\.example\\.lakehouse\\.common\\..*|org\\.slf4j\\..*|java\\.io\\.PrintStream"
+          "com\\.example\\.lakehouse\\.(common|\\w+\\.support)\\..*|org\\.slf4j\\..*|java\\.io\\.PrintStream"
               + "|org\\.apache\\.spark\\.SparkContext|org\\.apache\\.spark\\.api\\.java\\.Java(Spark.*|.*RDD)"
               + "|org\\.apache\\.spark\\.rdd\\..*");
 
@@ -62,18 +63,41 @@ public abstract class ExampleContract {
         .map(
             example ->
                 DynamicTest.dynamicTest(
-                    example.getSimpleName(), () -> runMain(example.reflect(), sandbox.folder())));
+                    example.getSimpleName(),
+                    () -> runMain(spark, example.reflect(), sandbox.folder())));
   }
 
-  private void runMain(Class<?> example, Path folder) throws Exception {
+  /**
+   * What more a module checks of an example that has run.
+   *
+   * @param kept the folder that the example's sandbox is in, with its tables
+   */
+  protected void checkWhatIsLeft(SparkSession spark, Path kept) throws Exception {}
+
+  private void runMain(SparkSession spark, Class<?> example, Path folder) throws Exception {
     Path pages = folder.resolve("html");
-    example
-        .getMethod("main", String[].class)
-        .invoke(null, (Object) new String[] {"--html", "--out=" + pages});
+    Path kept = Files.createDirectories(folder.resolve("kept").resolve(example.getSimpleName()));
+    System.setProperty("lakehouse.sandbox", kept.toString());
+    try {
+      example
+          .getMethod("main", String[].class)
+          .invoke(null, (Object) new String[] {"--keep", "--html", "--out=" + pages});
+      checkWhatIsLeft(spark, kept);
+    } finally {
+      System.clearProperty("lakehouse.sandbox");
+      for (Database schema : spark.catalog().listDatabases().collectAsList()) {
+        if (schema.locationUri().contains(kept.toString())) {
+          spark.sql("DROP SCHEMA `" + schema.name() + "` CASCADE");
+        }
+      }
+    }
     Path page = pages.resolve(module.getFileName()).resolve(example.getSimpleName() + ".html");
     assertThat(page).exists();
     String withoutText = Files.readString(page).replaceAll("(?s)<pre>.*?</pre>", "");
-    assertThat(withoutText).contains("<h2>").doesNotContainPattern(LOADS);
+    assertThat(withoutText)
+        .as("steps, and a link to what was followed")
+        .contains("<h2>", "<a href=\"https://")
+        .doesNotContainPattern(LOADS);
   }
 
   @Test

@@ -1,5 +1,6 @@
 package com.example.lakehouse.common.testing;
 
+import java.util.Objects;
 import java.util.stream.Stream;
 import org.apache.spark.SparkThrowable;
 import org.assertj.core.api.Assertions;
@@ -10,8 +11,8 @@ public final class Refusals {
   private Refusals() {}
 
   /**
-   * Expects an error with {@code condition}: the exception's own, or that of one of its causes, for
-   * a write fails in a task.
+   * Expects an error for the reason {@code condition}: that of the last cause that has one, for a
+   * write fails in a task, which fails its job.
    *
    * @param condition such as {@code DELTA_VERSION_NOT_FOUND}
    */
@@ -22,8 +23,10 @@ public final class Refusals {
                 Assertions.assertThat(
                         Stream.iterate(error, e -> e != null, Throwable::getCause)
                             .filter(SparkThrowable.class::isInstance)
-                            .map(e -> ((SparkThrowable) e).getCondition()))
-                    .as("conditions of %s", error)
-                    .contains(condition));
+                            .map(e -> ((SparkThrowable) e).getCondition())
+                            .filter(Objects::nonNull)
+                            .reduce((outer, cause) -> cause))
+                    .as("the reason of %s", error)
+                    .hasValue(condition));
   }
 }

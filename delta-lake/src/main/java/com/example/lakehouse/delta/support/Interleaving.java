@@ -57,6 +57,17 @@ public final class Interleaving {
     running.join();
   }
 
+  /** Like {@link #run}, and says what became of {@code outer}. */
+  public static String outcome(SparkSession spark, Runnable outer, Runnable inner)
+      throws InterruptedException {
+    try {
+      run(spark, outer, inner);
+      return "committed";
+    } catch (CompletionException e) {
+      return "refused: " + e.getCause().getClass().getSimpleName();
+    }
+  }
+
   private static Long pause(Long n) throws InterruptedException {
     current.outerWaits.countDown();
     await(current.innerIsDone);
