@@ -10,7 +10,6 @@ import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
-import java.nio.file.Path;
 import java.time.Instant;
 import java.util.Arrays;
 import java.util.List;
@@ -23,13 +22,11 @@ import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.streaming.StreamingQuery;
 import org.apache.spark.sql.streaming.StreamingQueryException;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 
 @SparkTest
+@KafkaTest
 class KafkaIngestTest {
   private static final String SCHEMA =
       "event_id BIGINT, customer_id BIGINT, product_id BIGINT, event_type STRING, event_time TIMESTAMP, arrival_time TIMESTAMP";
@@ -43,25 +40,16 @@ class KafkaIngestTest {
         {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-micros"}}]}
       """;
 
-  private static EmbeddedKafka kafka;
+  private EmbeddedKafka kafka;
 
   private String servers;
   private String topic;
   private String checkpoint;
   private Dataset<Row> events;
 
-  @BeforeAll
-  static void startBroker(@TempDir Path folder) {
-    kafka = EmbeddedKafka.start(folder.resolve("kafka"));
-  }
-
-  @AfterAll
-  static void stopBroker() {
-    kafka.close();
-  }
-
   @BeforeEach
-  void createTopic(SparkSession spark, Sandbox sandbox) {
+  void createTopic(SparkSession spark, Sandbox sandbox, EmbeddedKafka kafka) {
+    this.kafka = kafka;
     servers = kafka.bootstrapServers();
     topic = kafka.newTopic("events", 2);
     checkpoint = sandbox.path("checkpoint");
