@@ -9,6 +9,7 @@ import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -19,7 +20,10 @@ import kafka.server.KafkaConfig;
 import kafka.server.KafkaRaftServer;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.Uuid;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.utils.Time;
 import org.apache.kafka.metadata.storage.Formatter;
 import org.apache.kafka.server.common.MetadataVersion;
@@ -94,9 +98,21 @@ public final class EmbeddedKafka implements AutoCloseable {
 
   /** Creates a topic whose name begins with {@code name}. */
   public String newTopic(String name, int partitions) {
+    return newTopic(name, partitions, Map.of());
+  }
+
+  /**
+   * Creates a topic whose name begins with {@code name}.
+   *
+   * @param settings such as {@code message.timestamp.type}
+   */
+  public String newTopic(String name, int partitions, Map<String, String> settings) {
     String topic = name + "-" + UUID.randomUUID().toString().substring(0, 8);
     try (Admin admin = admin()) {
-      admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
+      admin
+          .createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(settings)))
+          .all()
+          .get();
     } catch (ExecutionException e) {
       throw new IllegalStateException("cannot create " + topic, e.getCause());
     } catch (InterruptedException e) {
@@ -110,6 +126,35 @@ public final class EmbeddedKafka implements AutoCloseable {
   /** An administrator's client, to be closed by the caller. */
   public Admin admin() {
     return Admin.create(Map.of("bootstrap.servers", bootstrapServers));
+  }
+
+  /**
+   * Waits until {@code topic} has had {@code records} records.
+   *
+   * @throws IllegalStateException if they have not come within {@code timeout}
+   */
+  public void awaitRecords(String topic, long records, Duration timeout) {
+    long deadline = System.nanoTime() + timeout.toNanos();
+    try (KafkaConsumer<byte[], byte[]> consumer =
+        new KafkaConsumer<>(
+            Map.of("bootstrap.servers", bootstrapServers),
+            new ByteArrayDeserializer(),
+            new ByteArrayDeserializer())) {
+      List<TopicPartition> partitions =
+          consumer.partitionsFor(topic).stream()
+              .map(partition -> new TopicPartition(topic, partition.partition()))
+              .toList();
+      consumer.assign(partitions);
+      consumer.seekToBeginning(partitions);
+      long seen = 0;
+      while (seen < records) {
+        if (System.nanoTime() > deadline) {
+          throw new IllegalStateException(
+              "%s had %,d of %,d records after %s".formatted(topic, seen, records, timeout));
+        }
+        seen += consumer.poll(Duration.ofMillis(200)).count();
+      }
+    }
   }
 
   /** Stops the broker; its data and its port stay for {@link #startBroker}. */
