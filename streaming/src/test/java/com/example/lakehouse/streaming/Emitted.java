@@ -34,7 +34,10 @@ final class Emitted implements AutoCloseable {
             .start();
   }
 
-  /** Works off what was added to the sources, as one batch, and gives what came out, as text. */
+  /**
+   * Works off what was added, and gives what came out, as text. Of one source it is one batch; of
+   * several it may be more, for a batch can begin between them.
+   */
   List<String> next() {
     sources.forEach(Rows::arrive);
     query.processAllAvailable();

@@ -93,15 +93,17 @@ class OutputModesTest {
   }
 
   @Test
-  void appendKeepsStateOfOpenWindowsOnlyAndCompleteOfAll() throws Exception {
-    try (Emitted appended = start("append");
-        Emitted completed = start("complete")) {
-      add(1, "10:01", "10:12", "11:00");
-      appended.next();
-      completed.next();
+  void appendKeepsStateOfOpenWindowsOnlyAndCompleteOfAll(SparkSession spark) throws Exception {
+    assertThat(stateRows(spark, "append")).isEqualTo(1);
+    assertThat(stateRows(spark, "complete")).isEqualTo(3);
+  }
 
-      assertThat(appended.query().lastProgress().stateOperators()[0].numRowsTotal()).isEqualTo(1);
-      assertThat(completed.query().lastProgress().stateOperators()[0].numRowsTotal()).isEqualTo(3);
+  private long stateRows(SparkSession spark, String mode) throws Exception {
+    createEvents(spark);
+    try (Emitted counts = start(mode)) {
+      add(1, "10:01", "10:12", "11:00");
+      counts.next();
+      return counts.query().lastProgress().stateOperators()[0].numRowsTotal();
     }
   }
 

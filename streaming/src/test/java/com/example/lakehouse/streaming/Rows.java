@@ -11,7 +11,7 @@ import org.apache.spark.sql.execution.streaming.runtime.MemoryStream;
 import org.apache.spark.sql.types.StructType;
 import scala.jdk.javaapi.CollectionConverters;
 
-/** A stream of the rows that a test adds. */
+/** A stream of the rows that a test adds, for one query: what a query has done is gone. */
 final class Rows {
   private final SparkSession spark;
   private final StructType schema;
