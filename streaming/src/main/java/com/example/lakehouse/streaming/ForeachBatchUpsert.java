@@ -22,8 +22,8 @@ import org.apache.spark.storage.StorageLevel;
  *
  * <p>Run: {@code ./run ForeachBatchUpsert}, or Run in the IDE; no JVM flags, no setup.
  *
- * <p>See: the last change of each order in a table, and a day's turnover beside it; the same batch
- * run again, as after a crash: the tables keep their version.
+ * <p>See: the last change of each order in a table, the same after all of them have come once more;
+ * two tables from one reading; sums that a repeated batch does not grow.
  *
  * <p>On Databricks: the same code; Lakeflow's {@code AUTO CDC} does the merge from a declaration.
  *

@@ -153,7 +153,8 @@ public final class RealTimeMode {
                       .count()
                       .orderBy("took"));
               for (String percentile : List.of("p50", "p99")) {
-                chart.bar(trigger.getKey(), percentile, figures.<Double>getAs(percentile));
+                chart.bar(
+                    trigger.getKey(), percentile, Math.round(figures.<Double>getAs(percentile)));
               }
             }
           }

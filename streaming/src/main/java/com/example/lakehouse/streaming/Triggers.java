@@ -148,7 +148,7 @@ public final class Triggers {
                   "%d batches; half of the records took at most %.0f ms, 99%% at most %.0f ms.",
                   query[0].recentProgress().length, figures.getDouble(0), figures.getDouble(1));
               for (String percentile : List.of("p50", "p99")) {
-                chart.bar(way.getKey(), percentile, figures.<Double>getAs(percentile));
+                chart.bar(way.getKey(), percentile, Math.round(figures.<Double>getAs(percentile)));
               }
             }
             notebook.chart(chart);
