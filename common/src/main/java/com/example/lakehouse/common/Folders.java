@@ -22,14 +22,13 @@ final class Folders {
     }
   }
 
+  /** After Spark has stopped: until then it may write there. */
   static void deleteOnExit(Path folder) {
-    Runtime.getRuntime()
-        .addShutdownHook(
-            new Thread(
-                () -> {
-                  if (Files.exists(folder) && !FileUtils.deleteQuietly(folder.toFile())) {
-                    LOG.warn("{} could not be deleted", folder);
-                  }
-                }));
+    Shutdown.atEnd(
+        () -> {
+          if (Files.exists(folder) && !FileUtils.deleteQuietly(folder.toFile())) {
+            LOG.warn("{} could not be deleted", folder);
+          }
+        });
   }
 }

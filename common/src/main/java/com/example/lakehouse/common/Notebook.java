@@ -89,6 +89,11 @@ public final class Notebook {
       if (options.keep) {
         out.println("\nKept: " + sandbox.folder() + " (schema " + sandbox.schema() + ")");
       }
+    } catch (Exception e) {
+      // Ctrl-C stops queries and Spark while the story still goes on.
+      if (!Shutdown.hasBegun()) {
+        throw e;
+      }
     } finally {
       if (sessionIsOurs) {
         SparkSessions.close(spark);

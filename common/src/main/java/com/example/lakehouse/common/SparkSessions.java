@@ -56,7 +56,9 @@ public final class SparkSessions {
     conf.setIfMissing("spark.master", "local[*]");
     defaults(conf.get("spark.master")).forEach(conf::setIfMissing);
     requireReachable(conf.get("spark.master"));
-    return SparkSession.builder().config(conf).getOrCreate();
+    SparkSession spark = SparkSession.builder().config(conf).getOrCreate();
+    Shutdown.stopStreamsFirst(spark);
+    return spark;
   }
 
   /** The session that runs in this JVM, if there is one. */
@@ -109,8 +111,7 @@ public final class SparkSessions {
     defaults.put("spark.sql.warehouse.dir", warehouse());
 
     // Parquet's vectored reads run on threads whose bytes Spark does not count: a scan of 3 MB
-    // reports
-    // 12 kB, which are the footers. Without them QueryProfile shows what was read.
+    // reports 12 kB, which are the footers. Without them QueryProfile shows what was read.
     defaults.put("spark.hadoop.parquet.hadoop.vectored.io.enabled", "false");
 
     // From here on: small data on a few cores, where Spark's defaults cost more than the work

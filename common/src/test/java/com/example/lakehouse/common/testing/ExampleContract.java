@@ -9,6 +9,7 @@ import com.tngtech.archunit.core.domain.JavaModifier;
 import com.tngtech.archunit.core.importer.ClassFileImporter;
 import com.tngtech.archunit.core.importer.ImportOption;
 import java.io.IOException;
+import java.lang.reflect.InvocationTargetException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -83,6 +84,8 @@ public abstract class ExampleContract {
           .getMethod("main", String[].class)
           .invoke(null, (Object) new String[] {"--keep", "--html", "--out=" + pages});
       checkWhatIsLeft(spark, kept);
+    } catch (InvocationTargetException e) {
+      throw new AssertionError(example.getSimpleName() + " failed: " + e.getCause(), e.getCause());
     } finally {
       System.clearProperty("lakehouse.sandbox");
       for (Database schema : spark.catalog().listDatabases().collectAsList()) {

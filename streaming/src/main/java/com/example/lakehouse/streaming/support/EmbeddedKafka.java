@@ -18,6 +18,7 @@ import java.util.UUID;
 import java.util.concurrent.ExecutionException;
 import kafka.server.KafkaConfig;
 import kafka.server.KafkaRaftServer;
+import org.apache.hadoop.util.ShutdownHookManager;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -39,9 +40,15 @@ public final class EmbeddedKafka implements AutoCloseable {
   private static final String EXTERNAL = System.getenv("KAFKA_BOOTSTRAP_SERVERS");
   private static final int NODE = 1;
 
+  /**
+   * On Ctrl-C the broker goes when Spark, at 40, has stopped and before folders, at 1, are deleted.
+   */
+  private static final int AFTER_SPARK = 20;
+
   private final Optional<Map<String, String>> settings;
   private final String bootstrapServers;
   private final List<String> topics = new ArrayList<>();
+  private final Runnable endWithTheJvm = this::stopBroker;
   private Optional<KafkaRaftServer> server = Optional.empty();
 
   private EmbeddedKafka(Optional<Map<String, String>> settings, String bootstrapServers) {
@@ -85,6 +92,7 @@ public final class EmbeddedKafka implements AutoCloseable {
       format(data);
       EmbeddedKafka kafka = new EmbeddedKafka(Optional.of(settings), "127.0.0.1:" + ports[0]);
       kafka.startBroker();
+      ShutdownHookManager.get().addShutdownHook(kafka.endWithTheJvm, AFTER_SPARK);
       return kafka;
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -158,7 +166,7 @@ public final class EmbeddedKafka implements AutoCloseable {
   }
 
   /** Stops the broker; its data and its port stay for {@link #startBroker}. */
-  public void stopBroker() {
+  public synchronized void stopBroker() {
     server.ifPresent(
         running -> {
           running.shutdown();
@@ -168,7 +176,7 @@ public final class EmbeddedKafka implements AutoCloseable {
   }
 
   /** Starts the broker again after {@link #stopBroker}. */
-  public void startBroker() {
+  public synchronized void startBroker() {
     if (isEmbedded() && server.isEmpty()) {
       KafkaRaftServer broker =
           new KafkaRaftServer(new KafkaConfig(settings.orElseThrow(), false), Time.SYSTEM);
@@ -185,6 +193,9 @@ public final class EmbeddedKafka implements AutoCloseable {
   @Override
   public void close() {
     if (isEmbedded()) {
+      if (!ShutdownHookManager.get().isShutdownInProgress()) {
+        ShutdownHookManager.get().removeShutdownHook(endWithTheJvm);
+      }
       stopBroker();
     } else if (!topics.isEmpty()) {
       try (Admin admin = admin()) {
