@@ -8,13 +8,16 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.UUID;
+import org.apache.spark.sql.Encoders;
 import org.apache.spark.sql.SparkSession;
 
 /**
  * A temporary folder and a fresh schema for one run. The schema is the session's current one until
  * the sandbox is closed, so bare table names are its tables. Closing deletes what the sandbox made
- * and nothing else, and puts the session's settings back to what they were.
+ * and nothing else, drops the temporary views that were made meanwhile, which would hide tables of
+ * the next run, and puts the session's settings back to what they were.
  *
  * <p>The folder is a new one in the JVM's temporary folder, or in the folder that the system
  * property {@code lakehouse.sandbox} names: on a cluster, one that all its machines see.
@@ -24,6 +27,7 @@ public final class Sandbox implements AutoCloseable {
   private final String schema;
   private final String schemaBefore;
   private final Map<String, String> settingsBefore;
+  private final Set<String> viewsBefore;
   private final Path folder;
   private final boolean keep;
   private boolean closed;
@@ -44,6 +48,7 @@ public final class Sandbox implements AutoCloseable {
     }
     this.schemaBefore = spark.catalog().currentDatabase();
     this.settingsBefore = asJava(spark.conf().getAll());
+    this.viewsBefore = temporaryViews();
     this.schema = createSchema(snakeCase(name));
     spark.catalog().setCurrentDatabase(schema);
   }
@@ -74,6 +79,9 @@ public final class Sandbox implements AutoCloseable {
     closed = true;
     if (!spark.sparkContext().isStopped()) {
       restoreSettings();
+      temporaryViews().stream()
+          .filter(view -> !viewsBefore.contains(view))
+          .forEach(spark.catalog()::dropTempView);
       spark.catalog().setCurrentDatabase(schemaBefore);
       if (!keep) {
         spark.sql("DROP SCHEMA IF EXISTS " + schema + " CASCADE");
@@ -82,6 +90,16 @@ public final class Sandbox implements AutoCloseable {
     if (!keep) {
       Folders.delete(folder);
     }
+  }
+
+  private Set<String> temporaryViews() {
+    return Set.copyOf(
+        spark
+            .sql("SHOW VIEWS")
+            .where("isTemporary")
+            .select("viewName")
+            .as(Encoders.STRING())
+            .collectAsList());
   }
 
   private void restoreSettings() {

@@ -57,6 +57,18 @@ class SandboxTest {
   }
 
   @Test
+  void closingDropsTheTemporaryViewsMadeMeanwhile(SparkSession spark) {
+    spark.range(1).createOrReplaceTempView("before");
+    Sandbox sandbox = new Sandbox(spark, "views", false);
+    spark.range(1).createOrReplaceTempView("meanwhile");
+
+    sandbox.close();
+
+    assertThat(spark.catalog().tableExists("meanwhile")).isFalse();
+    assertThat(spark.catalog().dropTempView("before")).isTrue();
+  }
+
+  @Test
   void aKeptSandboxStays(SparkSession spark) {
     Sandbox sandbox = new Sandbox(spark, "kept", true);
     spark.range(1).write().format("delta").saveAsTable("numbers");

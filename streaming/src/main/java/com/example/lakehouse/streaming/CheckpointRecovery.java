@@ -146,6 +146,8 @@ public final class CheckpointRecovery {
           notebook.table("counts: views as before", spark.table("counts").orderBy("key"));
 
           notebook.step("Changes that it refuses");
+          // Without a new row there is no batch, and without a batch the state is not looked at.
+          spark.sql("INSERT INTO events SELECT * FROM events WHERE event_id < 100");
           notebook.refused(
               "Another key: the counts so far are by event type",
               "STATE_STORE_KEY_SCHEMA_NOT_COMPATIBLE",
