@@ -156,7 +156,7 @@ public final class CommonTableExpressions {
    * STRING}. A step that is not deterministic is never put in twice: Spark computes it once, behind
    * a shuffle of its own, and each customer is in one group. A view in its place would draw twice.
    *
-   * @param customers the name of a table or view with {@code customer}
+   * @param customers the name of a table or view with a column {@code customer BIGINT}
    */
   public static Dataset<Row> draw(SparkSession spark, String customers) {
     return spark.sql(
