@@ -18,6 +18,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.TimeUnit;
 import org.apache.spark.sql.SparkSession;
 
 /**
@@ -128,7 +129,7 @@ public final class DatabricksSql {
         send(warehouse, "POST", statement + "/cancel", "");
         throw new IllegalStateException("cancelled after " + warehouse.timeout());
       }
-      Thread.sleep(warehouse.pause().toMillis());
+      TimeUnit.MILLISECONDS.sleep(warehouse.pause().toMillis());
       reply = send(warehouse, "GET", statement, "");
     }
     if (!reply.path("status").path("state").asText().equals("SUCCEEDED")) {
@@ -198,7 +199,7 @@ public final class DatabricksSql {
         throw new IOException("HTTP " + status + errorOf(warehouse, errorIn(response.body())));
       }
       long asked = response.headers().firstValueAsLong("Retry-After").orElse(0) * 1_000;
-      Thread.sleep(Math.max(pause, asked));
+      TimeUnit.MILLISECONDS.sleep(Math.min(Math.max(pause, asked), warehouse.timeout().toMillis()));
     }
   }
 

@@ -54,7 +54,11 @@ class DatabricksSqlTest {
 
   private record Request(String method, String path, String authorization, String body) {}
 
-  private record Reply(int status, String body, String... header) {}
+  private record Reply(int status, String body, Map<String, String> headers) {
+    Reply(int status, String body) {
+      this(status, body, Map.of());
+    }
+  }
 
   private final List<Request> requests = new CopyOnWriteArrayList<>();
   private final Queue<Reply> replies = new ConcurrentLinkedQueue<>();
@@ -81,9 +85,7 @@ class DatabricksSqlTest {
               exchange.getRequestHeaders().getFirst("Authorization"),
               new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.UTF_8)));
       Reply reply = replies.size() > 1 ? replies.remove() : replies.element();
-      if (reply.header().length == 2) {
-        exchange.getResponseHeaders().set(reply.header()[0], reply.header()[1]);
-      }
+      reply.headers().forEach(exchange.getResponseHeaders()::set);
       byte[] body = reply.body().getBytes(StandardCharsets.UTF_8);
       exchange.sendResponseHeaders(reply.status(), body.length == 0 ? -1 : body.length);
       exchange.getResponseBody().write(body);
@@ -283,7 +285,7 @@ class DatabricksSqlTest {
   @Test
   void aRequestThatIsPutOffIsTriedAgain() throws Exception {
     willReply(
-        new Reply(429, "{}", "Retry-After", "0"),
+        new Reply(429, "{}", Map.of("Retry-After", "0")),
         new Reply(503, "<html>busy</html>"),
         ok(SUCCEEDED));
 
