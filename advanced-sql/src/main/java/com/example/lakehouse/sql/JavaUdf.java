@@ -65,7 +65,7 @@ public final class JavaUdf {
       StringBuilder digits = new StringBuilder();
       (bare.substring(4) + bare.substring(0, 4))
           .chars()
-          .forEach(c -> digits.append(Character.getNumericValue(c)));
+          .forEach(c -> digits.append(Character.digit(c, 36)));
       BigInteger remainder = new BigInteger(digits.toString()).mod(BigInteger.valueOf(97));
       return remainder.equals(BigInteger.ONE) ? null : "check digits";
     }
