@@ -18,6 +18,7 @@ import java.math.RoundingMode;
 import java.time.LocalDate;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.SortedSet;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
@@ -135,7 +136,7 @@ class CustomAggregatorTest {
     assertThat(streaks).isEqualTo(expected);
   }
 
-  private static int longestStreak(TreeSet<LocalDate> days) {
+  private static int longestStreak(SortedSet<LocalDate> days) {
     int longest = 0;
     int length = 0;
     LocalDate previous = null;
