@@ -309,7 +309,8 @@ class StreamStaticJoinTest {
     insertHistory(
         spark,
         "(1, 'Rome', '2025-04-01 00:00:00', NULL)",
-        "(3, 'Oslo', '2025-02-01 00:00:00', NULL)");
+        "(3, 'Oslo', '2025-02-01 00:00:00', '2025-04-15 00:00:00')",
+        "(3, 'Wien', '2025-04-15 00:00:00', NULL)");
     enrichAsOf(spark, sandbox);
     assertThat(spark.table("enriched").select("order_id", "city"))
         .as("a left join keeps orders without a customer")
@@ -317,7 +318,7 @@ class StreamStaticJoinTest {
 
     StreamStaticJoin.correct(spark, "enriched", "history");
     assertThat(spark.table("enriched").select("order_id", "city"))
-        .hasRows(row(11L, "Bern"), row(12L, "Rome"), row(13L, "Oslo"), row(14L, null));
+        .hasRows(row(11L, "Bern"), row(12L, "Rome"), row(13L, "Wien"), row(14L, null));
     assertThat(updatedRows(spark)).isEqualTo("2");
 
     long versions = spark.sql("DESCRIBE HISTORY enriched").count();
