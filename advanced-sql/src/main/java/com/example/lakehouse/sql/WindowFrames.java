@@ -241,7 +241,7 @@ public final class WindowFrames {
                   SELECT * FROM VALUES
                     ('Berlin', DATE'2025-03-01', 1, 10),
                     ('Berlin', DATE'2025-03-02', 2, 20), ('Berlin', DATE'2025-03-02', 3, 30),
-                    ('Berlin', DATE'2025-03-05', 4, 40), ('Berlin', DATE'2025-03-09', 5, 50),
+                    ('Berlin', DATE'2025-03-04', 4, 40), ('Berlin', DATE'2025-03-09', 5, 50),
                     ('Berlin', DATE'2025-03-10', 6, 70), ('Paris', DATE'2025-03-02', 7, 5)
                     AS payments (shop, day, payment_id, amount)
                   """)
