@@ -81,7 +81,7 @@ class LateralJoinsTest {
   }
 
   @Test
-  void aThousandCustomersGetWhatPlainJavaSortsOut(SparkSession spark) {
+  void hundredsOfCustomersGetWhatPlainJavaSortsOut(SparkSession spark) {
     SampleData data = SampleData.of(spark).rows(6_000).skew(0.1);
     data.customers().createOrReplaceTempView("customers");
     data.orders().createOrReplaceTempView("orders");
