@@ -252,7 +252,7 @@ class AggregatesTest {
 
     assertThat(sketches).hasSchema("day DATE, visitors BINARY").hasRowCount(20);
     double merged = Aggregates.visitors(sketches).head().<Long>getAs("visitors");
-    assertThat(merged).isCloseTo(exact, within(exact * 0.05));
+    assertThat(merged).isCloseTo((double) exact, within(exact * 0.05));
     double sum = sketches.selectExpr("sum(hll_sketch_estimate(visitors))").head().getLong(0);
     assertThat(sum).isCloseTo(200_000, within(200_000 * 0.05));
     assertThat(
@@ -260,7 +260,7 @@ class AggregatesTest {
                 Aggregates.visitors(Aggregates.dailySketches(visits))
                     .head()
                     .<Long>getAs("visitors"))
-        .isCloseTo(exact, within(exact * 0.05));
+        .isCloseTo((double) exact, within(exact * 0.05));
     // However many visits it has seen.
     assertThat(sketches.selectExpr("max(length(visitors)) < 4200")).hasRows(row(true));
   }
