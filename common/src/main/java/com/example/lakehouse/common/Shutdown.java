@@ -3,6 +3,7 @@ package com.example.lakehouse.common;
 import java.util.concurrent.TimeoutException;
 import org.apache.hadoop.util.ShutdownHookManager;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.execution.streaming.state.StateStore;
 import org.apache.spark.sql.streaming.StreamingQuery;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -46,5 +47,7 @@ final class Shutdown {
         LOG.warn("The query {} did not stop in time", query.id(), e);
       }
     }
+    // See SparkSessions.close.
+    StateStore.stop();
   }
 }

@@ -15,6 +15,7 @@ import java.util.Set;
 import java.util.TreeSet;
 import org.apache.spark.SparkConf;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.execution.streaming.state.StateStore;
 import scala.jdk.javaapi.OptionConverters;
 
 /**
@@ -74,6 +75,9 @@ public final class SparkSessions {
    */
   public static void close(SparkSession session) {
     if (isLocal(session.sparkContext().master()) && !onDatabricks()) {
+      // Spark leaves RocksDB open, whose threads log through the JVM: one that does so while the
+      // JVM ends takes it down with SIGSEGV.
+      StateStore.stop();
       session.stop();
     }
   }
