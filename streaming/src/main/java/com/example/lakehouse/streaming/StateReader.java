@@ -64,6 +64,8 @@ public final class StateReader {
 
   /**
    * The state of an aggregation after a batch: what it groups by, and its running sums and counts.
+   * RocksDB's can be read once {@code spark.streams()} has been called in the session, as each
+   * start of a stream does: the reader reports to a coordinator, which that call creates.
    *
    * @throws org.apache.spark.SparkRuntimeException {@code STDS_COMMITTED_BATCH_UNAVAILABLE} if the
    *     batch is not done, or so old that Spark has deleted it

@@ -235,6 +235,8 @@ class RocksDbStateTest {
 
     ChildJvm rocksDb = run(Store.CHANGELOG, "-Xmx512m", source, sandbox.folder());
     assertThat(rocksDb.exitCode()).as(rocksDb.output()).isZero();
+    // The reader of RocksDB's state reports to a coordinator, which this starts in a new session.
+    spark.streams();
     Dataset<Row> state =
         spark
             .read()
