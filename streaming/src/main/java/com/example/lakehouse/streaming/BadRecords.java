@@ -14,9 +14,9 @@ import static org.apache.spark.sql.functions.when;
 import com.example.lakehouse.common.Chart;
 import com.example.lakehouse.common.Notebook;
 import com.example.lakehouse.common.SampleData;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
 import io.delta.tables.DeltaTable;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
@@ -240,8 +240,7 @@ public final class BadRecords {
             notebook.table("clicks_quarantine", quarantine.drop("replayed"));
 
             notebook.step("The process dies before the batch is noted as done");
-            Files.delete(checkpoint.resolve("commits/0"));
-            Files.deleteIfExists(checkpoint.resolve("commits/.0.crc"));
+            Checkpoints.forgetCommit(checkpoint, 0);
             StreamingQuery again =
                 ingestAvailable(
                     parse(records, schema, rules),

@@ -1,8 +1,7 @@
 package com.example.lakehouse.streaming;
 
 import com.example.lakehouse.common.Notebook;
-import java.nio.file.Files;
-import java.nio.file.Path;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import java.util.concurrent.TimeoutException;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -152,9 +151,7 @@ public final class DeltaSourceAndSink {
           notebook.step("A batch that is run again");
           long versions = spark.sql("DESCRIBE HISTORY copy").count();
           // As if the process had died before Spark noted that the batch was done.
-          Path commits = notebook.sandbox().folder().resolve("checkpoint/commits");
-          Files.delete(commits.resolve("0"));
-          Files.delete(commits.resolve(".0.crc"));
+          Checkpoints.forgetCommit(notebook.sandbox().folder().resolve("checkpoint"), 0);
           appendAvailable(read(spark, "orders"), "copy", checkpoint).awaitTermination();
           notebook.text(
               "The copy has %d versions before and %d after, and %d rows.",

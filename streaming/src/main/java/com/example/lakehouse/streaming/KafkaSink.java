@@ -10,9 +10,9 @@ import static org.apache.spark.sql.functions.when;
 
 import com.example.lakehouse.common.Chart;
 import com.example.lakehouse.common.Notebook;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
 import io.delta.tables.DeltaTable;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
@@ -203,8 +203,7 @@ public final class KafkaSink {
                 "the orders that there are", current(received(sent)).orderBy("order_key"));
 
             notebook.step("The process dies before batch 1 is noted as done, and starts again");
-            Files.delete(checkpoint.resolve("commits/1"));
-            Files.deleteIfExists(checkpoint.resolve("commits/.1.crc"));
+            Checkpoints.forgetCommit(checkpoint, 1);
             sendAvailable(
                     records(spark.readStream().table("changes"), topic),
                     servers,
@@ -244,6 +243,7 @@ public final class KafkaSink {
                       Map.of(),
                       checkpoint.toString())
                   .awaitTermination();
+              throw new IllegalStateException("the record was not too large");
             } catch (StreamingQueryException e) {
               Throwable cause = e;
               while (cause.getCause() != null) {

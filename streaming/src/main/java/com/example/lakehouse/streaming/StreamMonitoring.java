@@ -29,7 +29,6 @@ import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.streaming.SourceProgress;
 import org.apache.spark.sql.streaming.StateOperatorProgress;
 import org.apache.spark.sql.streaming.StreamingQuery;
-import org.apache.spark.sql.streaming.StreamingQueryException;
 import org.apache.spark.sql.streaming.StreamingQueryListener;
 import org.apache.spark.sql.streaming.StreamingQueryProgress;
 import org.apache.spark.sql.streaming.Trigger;
@@ -325,11 +324,7 @@ public final class StreamMonitoring {
                     .format("delta")
                     .option("checkpointLocation", notebook.sandbox().path("numbers"))
                     .toTable("numbers");
-            try {
-              numbers.awaitTermination();
-            } catch (StreamingQueryException e) {
-              notebook.text("It fails in its first batch: %s.", e.getCondition());
-            }
+            notebook.refused("its first batch", "CAST_INVALID_INPUT", numbers::awaitTermination);
 
             notebook.step("What the listeners have seen");
             // The events come on a thread of their own, a little later.

@@ -12,9 +12,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
 import io.delta.tables.DeltaTable;
-import java.nio.file.Files;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicLong;
@@ -97,12 +97,6 @@ class BadRecordsTest {
 
   private StreamingQuery ingest(SparkSession spark) throws Exception {
     return ingest(BadRecords.parse(stream(spark), SCHEMA, RULES));
-  }
-
-  /** As if the process had died before Spark noted that the batch was done. */
-  private static void forget(Sandbox sandbox, long batch) throws Exception {
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/" + batch));
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/." + batch + ".crc"));
   }
 
   private static long version(SparkSession spark, String table) {
@@ -225,7 +219,7 @@ class BadRecordsTest {
     send(spark, json(3, 7), "'{'");
     ingest(spark);
     List<Long> versions = List.of(version(spark, "events"), version(spark, "quarantine"));
-    forget(sandbox, 1);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 1);
 
     StreamingQuery again = ingest(spark);
 

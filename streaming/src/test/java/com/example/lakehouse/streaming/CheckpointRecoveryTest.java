@@ -12,6 +12,7 @@ import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
 import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -79,12 +80,6 @@ class CheckpointRecoveryTest {
         .hasSameRowsAs(spark.range(rows).toDF("id"));
   }
 
-  private static void forget(Sandbox sandbox, String kind, long batch) throws IOException {
-    Path folder = sandbox.folder().resolve("checkpoint").resolve(kind);
-    Files.delete(folder.resolve(String.valueOf(batch)));
-    Files.delete(folder.resolve("." + batch + ".crc"));
-  }
-
   @Test
   void theNextStartReadsWhatIsNewAndNothingElse(SparkSession spark) throws Exception {
     count(stream(spark, source), "k");
@@ -101,7 +96,7 @@ class CheckpointRecoveryTest {
   void theCheckpointTellsTheBatchesAndWhichIsNotDone(SparkSession spark, Sandbox sandbox)
       throws Exception {
     copyAll(spark);
-    forget(sandbox, "commits", 1);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 1);
 
     assertThat(
             CheckpointRecovery.batches(spark, checkpoint)
@@ -118,7 +113,7 @@ class CheckpointRecoveryTest {
   void aBatchThatWasNotDoneIsRunAgainWithTheSameRows(SparkSession spark, Sandbox sandbox)
       throws Exception {
     copyAll(spark);
-    forget(sandbox, "commits", 1);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 1);
     arrive(spark, 1_000, 2_000);
 
     copyAll(spark);
@@ -326,7 +321,7 @@ class CheckpointRecoveryTest {
   void aHoleInTheCheckpointIsRefused(SparkSession spark, Sandbox sandbox) throws Exception {
     arrive(spark, 1_000, 2_000);
     copyAll(spark);
-    forget(sandbox, "offsets", 2);
+    Checkpoints.forget(sandbox.folder().resolve("checkpoint/offsets"), 2);
 
     assertThatThrownBy(() -> copyAll(spark))
         .isInstanceOf(StreamingQueryException.class)

@@ -8,7 +8,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
-import java.nio.file.Files;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
@@ -280,9 +280,7 @@ class DeduplicationTest {
     insert(spark, "(1, '10:00')", "(1, '10:00')", "(2, '10:01')");
     Dataset<Row> stream = spark.readStream().table("events");
     Deduplication.insertNew(stream, "once", sandbox.path("checkpoint")).awaitTermination();
-    // As if the process had died after the MERGE, before Spark noted that the batch was done.
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/0"));
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/.0.crc"));
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
 
     StreamingQuery again = Deduplication.insertNew(stream, "once", sandbox.path("checkpoint"));
     again.awaitTermination();

@@ -8,9 +8,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
-import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
@@ -322,7 +320,7 @@ class DeltaSourceAndSinkTest {
     insertThree(spark);
     append(DeltaSourceAndSink.read(spark, "source"));
     long versions = versions(spark);
-    forgetCommit(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     insert(spark, "(4, 'd')");
 
     StreamingQuery again =
@@ -335,15 +333,6 @@ class DeltaSourceAndSinkTest {
     assertThat(versions(spark)).as("one for batch 1").isEqualTo(versions + 1);
     assertThat(spark.table("target"))
         .hasRows(row(1L, "a"), row(2L, "b"), row(3L, "c"), row(4L, "d"));
-  }
-
-  /**
-   * As if the process had died after Delta's commit, before Spark noted that the batch was done.
-   */
-  private static void forgetCommit(Sandbox sandbox, long batch) throws IOException {
-    Path commits = sandbox.folder().resolve("checkpoint/commits");
-    Files.delete(commits.resolve(String.valueOf(batch)));
-    Files.delete(commits.resolve("." + batch + ".crc"));
   }
 
   /** The trap: what was written is known by the checkpoint's id. */

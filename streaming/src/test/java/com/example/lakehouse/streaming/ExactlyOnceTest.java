@@ -8,13 +8,13 @@ import static org.awaitility.Awaitility.await;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
 import com.example.lakehouse.streaming.support.IngestProcess;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.Comparator;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.TimeUnit;
@@ -142,15 +142,16 @@ class ExactlyOnceTest {
    * The batch as it was before Spark noted it as done: a crash between Delta's commit and Spark's.
    */
   private static void forgetLastBatch(Sandbox sandbox) throws IOException {
-    Path commits = sandbox.folder().resolve("checkpoint/commits");
-    try (Stream<Path> files = Files.list(commits)) {
-      Path last =
+    Path checkpoint = sandbox.folder().resolve("checkpoint");
+    try (Stream<Path> files = Files.list(checkpoint.resolve("commits"))) {
+      long last =
           files
-              .filter(file -> file.getFileName().toString().matches("\\d+"))
-              .max(Comparator.comparingInt(file -> Integer.parseInt(file.getFileName().toString())))
+              .map(file -> file.getFileName().toString())
+              .filter(name -> name.matches("\\d+"))
+              .mapToLong(Long::parseLong)
+              .max()
               .orElseThrow();
-      Files.delete(last);
-      Files.delete(commits.resolve("." + last.getFileName() + ".crc"));
+      Checkpoints.forgetCommit(checkpoint, last);
     }
   }
 

@@ -11,9 +11,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import io.delta.tables.DeltaTable;
 import java.math.BigDecimal;
-import java.nio.file.Files;
 import java.util.concurrent.atomic.AtomicLong;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
@@ -67,12 +67,6 @@ class ForeachBatchUpsertTest {
   private void add(SparkSession spark) throws Exception {
     ForeachBatchUpsert.addAvailable(spark.readStream().table("payments"), "turnover", checkpoint)
         .awaitTermination();
-  }
-
-  /** As if the process had died before Spark noted that the batch was done. */
-  private static void forget(Sandbox sandbox, long batch) throws Exception {
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/" + batch));
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/." + batch + ".crc"));
   }
 
   private static long version(SparkSession spark, String table) {
@@ -143,7 +137,7 @@ class ForeachBatchUpsertTest {
   void aBatchThatIsRunAgainChangesNoRow(SparkSession spark, Sandbox sandbox) throws Exception {
     arrive(spark, "(1, 'new', '10:00'), (1, 'paid', '10:05'), (2, 'new', '10:01')");
     upsert(spark);
-    forget(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     Dataset<Row> before = spark.table("orders").localCheckpoint();
 
     upsert(spark);
@@ -201,7 +195,7 @@ class ForeachBatchUpsertTest {
     arrive(spark, "(1, 'new', '10:00'), (1, 'paid', '10:05')");
     writeBoth(spark.readStream().table("changes"));
     long version = version(spark, "raw");
-    forget(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
 
     StreamingQuery again = writeBoth(spark.readStream().table("changes"));
 
@@ -261,7 +255,7 @@ class ForeachBatchUpsertTest {
     assertThat(spark.table("turnover"))
         .hasRows(row("Bern", money("16.00"), 1L), row("Lyon", money("7.00"), 0L));
 
-    forget(sandbox, 1);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 1);
     add(spark);
 
     assertThat(spark.table("turnover"))

@@ -12,9 +12,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import com.example.lakehouse.streaming.support.EmbeddedKafka;
 import io.delta.tables.DeltaTable;
-import java.nio.file.Files;
 import java.time.Duration;
 import java.util.Map;
 import org.apache.kafka.common.errors.RecordTooLargeException;
@@ -79,12 +79,6 @@ class KafkaSinkTest {
 
   private void send(SparkSession spark) throws Exception {
     send(KafkaSink.records(spark.readStream().table("changes"), topic), DEFAULTS);
-  }
-
-  /** As if the process had died before Spark noted that the batch was done. */
-  private static void forget(Sandbox sandbox, long batch) throws Exception {
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/" + batch));
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/." + batch + ".crc"));
   }
 
   /** What was sent, read by a batch. */
@@ -221,7 +215,7 @@ class KafkaSinkTest {
     arrive(spark, 10, 17);
     send(spark);
     assertThat(sent(spark)).hasRowCount(34);
-    forget(sandbox, 1);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 1);
 
     send(spark);
 
@@ -244,7 +238,7 @@ class KafkaSinkTest {
       SparkSession spark, Sandbox sandbox) throws Exception {
     arrive(spark, 0, 17);
     send(spark);
-    forget(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     send(spark);
 
     KafkaIngest.ingestAvailable(received(spark), "appended", sandbox.path("appended"))
@@ -261,7 +255,7 @@ class KafkaSinkTest {
     arrive(spark, 0, 10);
     send(spark);
     takeOnce(spark, sandbox);
-    forget(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     send(spark);
     arrive(
         spark,
@@ -292,7 +286,7 @@ class KafkaSinkTest {
                 "array(struct('id' AS key, CAST(uuid() AS BINARY) AS value)) AS headers",
                 "topic");
     send(records, DEFAULTS);
-    forget(sandbox, 0);
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     send(records, DEFAULTS);
 
     assertThat(sent(spark)).hasRowCount(20);

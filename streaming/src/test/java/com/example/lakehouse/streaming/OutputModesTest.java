@@ -8,7 +8,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
-import java.nio.file.Files;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import org.apache.spark.sql.AnalysisException;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -136,9 +136,7 @@ class OutputModesTest {
     StreamingQuery query = OutputModes.record(rows, "append", "emitted", checkpoint);
     query.processAllAvailable();
     query.stop();
-    // As if the process had died after the write, before Spark noted that the batch was done.
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/0"));
-    Files.delete(sandbox.folder().resolve("checkpoint/commits/.0.crc"));
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
 
     StreamingQuery again = OutputModes.record(rows, "append", "emitted", checkpoint);
     again.processAllAvailable();

@@ -10,6 +10,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -352,9 +353,7 @@ class StateReaderTest {
       throws Exception {
     threeArrivals(spark);
     // As if the process had died in batch 2: what it would read is noted, that it is done is not.
-    Path commits = sandbox.folder().resolve("checkpoint/commits");
-    Files.delete(commits.resolve("2"));
-    Files.delete(commits.resolve(".2.crc"));
+    Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 2);
 
     assertThat(StateReader.nextVersion(spark, checkpoint)).isEqualTo(3);
     assertThat(StateReader.operators(spark, checkpoint).select("maxBatchId")).hasRows(row(1L));

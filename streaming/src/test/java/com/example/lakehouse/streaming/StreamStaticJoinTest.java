@@ -10,7 +10,7 @@ import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
 import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
-import java.nio.file.Files;
+import com.example.lakehouse.streaming.support.Checkpoints;
 import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
@@ -154,10 +154,7 @@ class StreamStaticJoinTest {
       } finally {
         query.stop();
       }
-      // As if the process had died after Delta's commit, before Spark noted that the batch was
-      // done.
-      Files.delete(sandbox.folder().resolve("checkpoint/commits/0"));
-      Files.delete(sandbox.folder().resolve("checkpoint/commits/.0.crc"));
+      Checkpoints.forgetCommit(sandbox.folder().resolve("checkpoint"), 0);
     }
     assertThat(spark.table("enriched").select("order_id", "city")).hasRows(row(11L, "Bern"));
   }
