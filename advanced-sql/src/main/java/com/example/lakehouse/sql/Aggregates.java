@@ -271,10 +271,6 @@ public final class Aggregates {
                           "SELECT hll_union(hll_sketch_agg(visitor, 10), hll_sketch_agg(visitor,"
                               + " 12)) FROM visits")
                       .collectAsList());
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("orders", "visits", "requests", "order_items")
-              .forEach(spark.catalog()::dropTempView);
         });
   }
 }

@@ -11,7 +11,6 @@ import com.example.lakehouse.common.Notebook;
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.SampleData;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
@@ -262,9 +261,6 @@ public final class AsOfJoin {
                   + " them all; it makes them twice, because a sort of all rows first looks at a"
                   + " sample. The intervals are cheap while a product has few prices. The window"
                   + " sorts each row once, however many there are.");
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("orders", "prices").forEach(spark.catalog()::dropTempView);
         });
   }
 }

@@ -11,7 +11,6 @@ import static org.apache.spark.sql.functions.when;
 
 import com.example.lakehouse.common.Notebook;
 import java.util.Arrays;
-import java.util.List;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -218,9 +217,6 @@ public final class ComparingTables {
               "A column of a map, which cannot be compared",
               "UNSUPPORTED_FEATURE.SET_OPERATION_ON_MAP_TYPE",
               () -> spark.sql("SELECT map('a', 1) AS m EXCEPT ALL SELECT map('a', 1)"));
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("before", "after").forEach(spark.catalog()::dropTempView);
         });
   }
 }

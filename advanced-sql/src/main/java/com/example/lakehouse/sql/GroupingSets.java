@@ -200,9 +200,6 @@ public final class GroupingSets {
               "A column that is neither grouped nor aggregated",
               "MISSING_AGGREGATION",
               () -> spark.sql("SELECT region, product, sum(amount) FROM sales GROUP BY region"));
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          spark.catalog().dropTempView("sales");
         });
   }
 }

@@ -5,7 +5,6 @@ import static org.apache.spark.sql.functions.col;
 
 import com.example.lakehouse.common.Chart;
 import com.example.lakehouse.common.Notebook;
-import java.util.List;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
@@ -286,9 +285,6 @@ public final class JoinTypes {
                           "SELECT * FROM customers AS c JOIN orders AS o ON c.customer_id ="
                               + " c.customer_id")
                       .count());
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("customers", "orders", "couriers").forEach(spark.catalog()::dropTempView);
         });
   }
 }

@@ -7,7 +7,6 @@ import static org.apache.spark.sql.functions.row_number;
 import com.example.lakehouse.common.Notebook;
 import com.example.lakehouse.common.QueryProfile;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -240,10 +239,6 @@ public final class LateralJoins {
               "A range as long as a column says; explode(sequence(..)) takes one",
               "NON_FOLDABLE_ARGUMENT",
               () -> spark.sql("SELECT * FROM customers AS c, LATERAL range(c.customer_id) AS r"));
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("customers", "orders", "products", "stays", "sales")
-              .forEach(spark.catalog()::dropTempView);
         });
   }
 }

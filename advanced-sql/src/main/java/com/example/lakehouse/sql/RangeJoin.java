@@ -11,7 +11,6 @@ import com.example.lakehouse.common.Notebook;
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.SampleData;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
@@ -193,9 +192,6 @@ public final class RangeJoin {
           notebook.text(
               "Small bins compare hardly more than what matches, but copy each campaign into many"
                   + " rows. Bins of about a campaign's length make few of both.");
-
-          // Views of the session outlive the sandbox, and would hide another example's tables.
-          List.of("events", "campaigns").forEach(spark.catalog()::dropTempView);
         });
   }
 }

@@ -25,7 +25,6 @@ import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.execution.aggregate.ObjectHashAggregateExec;
 import org.apache.spark.util.sketch.CountMinSketch;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
 @SparkTest
@@ -57,12 +56,6 @@ class AggregatesTest {
                 "id % 20 * 5000 + id div 20 % 10000 AS visitor");
     visits.createOrReplaceTempView("visits");
     return visits;
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("orders", "visits", "requests", "order_items").forEach(spark.catalog()::dropTempView);
   }
 
   @Test

@@ -23,8 +23,6 @@ import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.execution.joins.BroadcastHashJoinExec;
 import org.apache.spark.sql.execution.joins.BroadcastNestedLoopJoinExec;
-import org.apache.spark.sql.types.StructType;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.function.Executable;
@@ -72,8 +70,8 @@ class AsOfJoinTest {
   }
 
   private static void createViews(SparkSession spark, List<Row> orders, List<Row> prices) {
-    spark.createDataFrame(orders, StructType.fromDDL(ORDERS)).createOrReplaceTempView("orders");
-    spark.createDataFrame(prices, StructType.fromDDL(PRICES)).createOrReplaceTempView("prices");
+    Views.view(spark, "orders", ORDERS, orders);
+    Views.view(spark, "prices", PRICES, prices);
   }
 
   /** Checks all ways, and names each that fails. */
@@ -94,12 +92,6 @@ class AsOfJoinTest {
     ways.put("window", AsOfJoin.byWindow(spark));
     ways.put("window, Datasets", AsOfJoin.byWindow(orders, prices));
     return ways;
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("orders", "prices").forEach(spark.catalog()::dropTempView);
   }
 
   @Test

@@ -19,8 +19,6 @@ import java.util.TreeSet;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.apache.spark.sql.types.StructType;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -48,16 +46,8 @@ class ComparingTablesTest {
   }
 
   private void createViews(SparkSession spark, List<Row> rowsBefore, List<Row> rowsAfter) {
-    before = spark.createDataFrame(rowsBefore, StructType.fromDDL(COLUMNS));
-    after = spark.createDataFrame(rowsAfter, StructType.fromDDL(COLUMNS));
-    before.createOrReplaceTempView("before");
-    after.createOrReplaceTempView("after");
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("before", "after").forEach(spark.catalog()::dropTempView);
+    before = Views.view(spark, "before", COLUMNS, rowsBefore);
+    after = Views.view(spark, "after", COLUMNS, rowsAfter);
   }
 
   @Test

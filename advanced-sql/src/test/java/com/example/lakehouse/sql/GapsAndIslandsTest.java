@@ -2,6 +2,7 @@ package com.example.lakehouse.sql;
 
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
+import static com.example.lakehouse.sql.Views.view;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.QueryProfile;
@@ -21,7 +22,6 @@ import java.util.stream.Collectors;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.Test;
 
 @SparkTest
@@ -30,12 +30,6 @@ class GapsAndIslandsTest {
 
   private static LocalDate march(int day) {
     return LocalDate.of(2025, 2, 28).plusDays(day);
-  }
-
-  private static Dataset<Row> view(SparkSession spark, String name, String ddl, List<Row> rows) {
-    Dataset<Row> data = spark.createDataFrame(rows, StructType.fromDDL(ddl));
-    data.createOrReplaceTempView(name);
-    return data;
   }
 
   private static Dataset<Row> clicks(SparkSession spark, Row... rows) {

@@ -18,7 +18,6 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.execution.ExpandExec;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -41,12 +40,6 @@ class GroupingSetsTest {
 
   private static BigDecimal money(String amount) {
     return new BigDecimal(amount);
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    spark.catalog().dropTempView("sales");
   }
 
   @Test

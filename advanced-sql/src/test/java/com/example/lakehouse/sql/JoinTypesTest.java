@@ -3,6 +3,7 @@ package com.example.lakehouse.sql;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
+import static com.example.lakehouse.sql.Views.view;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.QueryProfile;
@@ -10,11 +11,9 @@ import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
 import java.math.BigDecimal;
-import java.util.List;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -52,21 +51,8 @@ class JoinTypesTest {
             "('Berlin', 'bicycle'), ('Paris', 'van'), (NULL, 'post') AS v (city, courier)");
   }
 
-  private static Dataset<Row> view(SparkSession spark, String name, String values) {
-    Dataset<Row> rows = spark.sql("SELECT * FROM VALUES " + values);
-    rows.createOrReplaceTempView(name);
-    return rows;
-  }
-
   private Dataset<Row> join(String type) {
     return JoinTypes.join(customers, orders, type).select("name", "order_id", "amount");
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("customers", "orders", "couriers", "payments", "joined")
-        .forEach(spark.catalog()::dropTempView);
   }
 
   @Test

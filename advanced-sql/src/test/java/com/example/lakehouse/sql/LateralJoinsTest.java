@@ -3,6 +3,7 @@ package com.example.lakehouse.sql;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
+import static com.example.lakehouse.sql.Views.view;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.QueryProfile;
@@ -19,7 +20,6 @@ import java.util.stream.Collectors;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -39,19 +39,6 @@ class LateralJoinsTest {
             "orders",
             "(13, 1, 20.00), (11, 1, 50.00), (12, 1, 30.00), (10, 1, 20.00), (14, 1, 10.00), (15,"
                 + " 2, 40.00) AS v (order_id, customer_id, amount)");
-  }
-
-  private static Dataset<Row> view(SparkSession spark, String name, String values) {
-    Dataset<Row> rows = spark.sql("SELECT * FROM VALUES " + values);
-    rows.createOrReplaceTempView(name);
-    return rows;
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("customers", "orders", "products", "stays", "sales")
-        .forEach(spark.catalog()::dropTempView);
   }
 
   @Test

@@ -18,8 +18,6 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.execution.GenerateExec;
-import org.apache.spark.sql.types.StructType;
-import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -53,14 +51,12 @@ class RangeJoinTest {
   }
 
   private void createViews(SparkSession spark) {
-    spark
-        .createDataFrame(events, StructType.fromDDL("event_id BIGINT, event_time TIMESTAMP"))
-        .createOrReplaceTempView("events");
-    spark
-        .createDataFrame(
-            campaigns,
-            StructType.fromDDL("campaign_id BIGINT, start_time TIMESTAMP, end_time TIMESTAMP"))
-        .createOrReplaceTempView("campaigns");
+    Views.view(spark, "events", "event_id BIGINT, event_time TIMESTAMP", events);
+    Views.view(
+        spark,
+        "campaigns",
+        "campaign_id BIGINT, start_time TIMESTAMP, end_time TIMESTAMP",
+        campaigns);
   }
 
   private Row[] expected() {
@@ -76,12 +72,6 @@ class RangeJoinTest {
       }
     }
     return matches.toArray(Row[]::new);
-  }
-
-  /** Views of the session outlive the sandbox, and would hide another test's tables. */
-  @AfterEach
-  void dropViews(SparkSession spark) {
-    List.of("events", "campaigns").forEach(spark.catalog()::dropTempView);
   }
 
   @Test

@@ -20,7 +20,6 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.functions;
-import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -50,9 +49,7 @@ class RankingFunctionsTest {
   }
 
   private static void view(SparkSession spark, Row... products) {
-    spark
-        .createDataFrame(List.of(products), StructType.fromDDL(SCHEMA))
-        .createOrReplaceTempView("products");
+    Views.view(spark, "products", SCHEMA, List.of(products));
   }
 
   /** Orders by status: some tie, every fiftieth has no number. */

@@ -3,6 +3,7 @@ package com.example.lakehouse.sql;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
+import static com.example.lakehouse.sql.Views.view;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.Sandbox;
@@ -16,7 +17,6 @@ import java.util.stream.IntStream;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.Test;
 
 @SparkTest
@@ -28,10 +28,6 @@ class RecursiveCteTest {
 
   private static void components(SparkSession spark, Row... rows) {
     view(spark, "components", "assembly STRING, part STRING, quantity INT", List.of(rows));
-  }
-
-  private static void view(SparkSession spark, String name, String ddl, List<Row> rows) {
-    spark.createDataFrame(rows, StructType.fromDDL(ddl)).createOrReplaceTempView(name);
   }
 
   /** Each employee is the manager of the next. */

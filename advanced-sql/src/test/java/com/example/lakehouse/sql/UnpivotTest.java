@@ -3,6 +3,7 @@ package com.example.lakehouse.sql;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
+import static com.example.lakehouse.sql.Views.view;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -17,19 +18,12 @@ import java.util.Random;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 @SparkTest
 class UnpivotTest {
   private static final String QUARTERS = "shop STRING, q1 INT, q2 INT, q3 INT";
-
-  private static Dataset<Row> view(SparkSession spark, String name, String ddl, List<Row> rows) {
-    Dataset<Row> data = spark.createDataFrame(rows, StructType.fromDDL(ddl));
-    data.createOrReplaceTempView(name);
-    return data;
-  }
 
   @BeforeEach
   void createViews(SparkSession spark) {

@@ -3,6 +3,7 @@ package com.example.lakehouse.sql;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
+import static com.example.lakehouse.sql.Views.view;
 import static org.apache.spark.sql.functions.sum;
 import static org.assertj.core.api.Assertions.assertThat;
 
@@ -20,7 +21,6 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.expressions.Window;
-import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
@@ -31,34 +31,30 @@ class WindowFramesTest {
     return LocalDate.of(2025, 3, day);
   }
 
-  private static Dataset<Row> view(SparkSession spark, String name, String ddl, Row... rows) {
-    Dataset<Row> data = spark.createDataFrame(List.of(rows), StructType.fromDDL(ddl));
-    data.createOrReplaceTempView(name);
-    return data;
-  }
-
   @BeforeEach
   void createViews(SparkSession spark) {
     view(
         spark,
         "payments",
         "shop STRING, day DATE, payment_id INT, amount INT",
-        row("Berlin", march(9), 5, 50),
-        row("Berlin", march(2), 3, 30),
-        row("Berlin", march(1), 1, 10),
-        row("Berlin", march(10), 6, 70),
-        row("Berlin", march(4), 4, 40),
-        row("Berlin", march(2), 2, 20),
-        row("Paris", march(2), 7, 5));
+        List.of(
+            row("Berlin", march(9), 5, 50),
+            row("Berlin", march(2), 3, 30),
+            row("Berlin", march(1), 1, 10),
+            row("Berlin", march(10), 6, 70),
+            row("Berlin", march(4), 4, 40),
+            row("Berlin", march(2), 2, 20),
+            row("Paris", march(2), 7, 5)));
     view(
         spark,
         "counts",
         "product STRING, day DATE, pieces INT",
-        row("Lamp", march(4), 2),
-        row("Lamp", march(1), 5),
-        row("Lamp", march(3), null),
-        row("Desk", march(2), 8),
-        row("Desk", march(3), 7));
+        List.of(
+            row("Lamp", march(4), 2),
+            row("Lamp", march(1), 5),
+            row("Lamp", march(3), null),
+            row("Desk", march(2), 8),
+            row("Desk", march(3), 7)));
   }
 
   @Test
@@ -115,11 +111,12 @@ class WindowFramesTest {
         spark,
         "days",
         "day DATE",
-        row(february),
-        row(february.minusDays(1)),
-        row(march(27)),
-        row(march(28)),
-        row(march(31)));
+        List.of(
+            row(february),
+            row(february.minusDays(1)),
+            row(march(27)),
+            row(march(28)),
+            row(march(31))));
 
     assertThat(
             spark.sql(
@@ -144,11 +141,12 @@ class WindowFramesTest {
         spark,
         "clicks",
         "customer_id BIGINT, event_time TIMESTAMP",
-        row(1L, ten),
-        row(1L, ten),
-        row(1L, ten.plusSeconds(600)),
-        row(1L, ten.plusSeconds(600).plusNanos(1_000)),
-        row(2L, ten));
+        List.of(
+            row(1L, ten),
+            row(1L, ten),
+            row(1L, ten.plusSeconds(600)),
+            row(1L, ten.plusSeconds(600).plusNanos(1_000)),
+            row(2L, ten)));
 
     assertThat(WindowFrames.recentClicks(spark, "clicks"))
         .hasRows(

@@ -200,8 +200,8 @@ public final class Notebook {
   }
 
   /** In one line, without the condition that Spark puts in front. */
-  private static String shortened(String message) {
-    String line = message.replaceFirst("^\\[[A-Z0-9_.]+] ", "").replaceAll("\\s+", " ").strip();
+  static String shortened(String message) {
+    String line = message.strip().replaceFirst("^\\[[A-Z0-9_.]+] ", "").replaceAll("\\s+", " ");
     return line.length() <= MAX_MESSAGE ? line : line.substring(0, MAX_MESSAGE) + " …";
   }
 

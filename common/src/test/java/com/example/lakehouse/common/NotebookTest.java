@@ -65,4 +65,10 @@ class NotebookTest {
         .isInstanceOf(SparkThrowable.class)
         .hasMessageContaining("TABLE_OR_VIEW_NOT_FOUND");
   }
+
+  @Test
+  void aMessageIsOneLineWithoutItsConditionAlsoWhenItBeginsWithALineBreak() {
+    assertThat(Notebook.shortened("\n[PARSE_SYNTAX_ERROR] Syntax error\n  at line 1\n"))
+        .isEqualTo("Syntax error at line 1");
+  }
 }

@@ -207,6 +207,7 @@ class RealTimeModeTest {
             times(spark, in, "received")
                 .join(times(spark, out, "sent"), "payment_id")
                 .selectExpr("payment_id", "received", "sent - received AS millis"));
+    assertThat(latencies.where("millis < 0")).isEmpty();
     assertThat(latencies.where("millis > 0").isEmpty()).as("a batch takes its time").isFalse();
   }
 

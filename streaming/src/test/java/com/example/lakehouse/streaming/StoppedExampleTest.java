@@ -26,7 +26,11 @@ class StoppedExampleTest {
     Process process =
         new ProcessBuilder(
                 ChildJvm.command(
-                    Launcher.class, List.of("-Djava.io.tmpdir=" + temporary), "Triggers"))
+                    Launcher.class,
+                    List.of(
+                        "-Djava.io.tmpdir=" + temporary,
+                        "-Dlogback.configurationFile=logback-with-streams.xml"),
+                    "Triggers"))
             .redirectErrorStream(true)
             .redirectOutput(log.toFile())
             .start();

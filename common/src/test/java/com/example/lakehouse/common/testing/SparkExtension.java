@@ -1,5 +1,7 @@
 package com.example.lakehouse.common.testing;
 
+import static scala.jdk.javaapi.CollectionConverters.asJava;
+
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
 import java.util.ArrayList;
@@ -61,6 +63,10 @@ final class SparkExtension implements ParameterResolver, AfterEachCallback {
       leaked.add(query.name() == null ? query.id().toString() : query.name());
       query.stop();
     }
+    // Of a test without a sandbox too, and of one whose sandbox came after them.
+    SparkSession spark = session(context);
+    asJava(spark.sessionState().catalog().getTempViewNames())
+        .forEach(spark.catalog()::dropTempView);
     Store store = context.getStore(NAMESPACE);
     Sandbox sandbox = store.remove(Sandbox.class, Sandbox.class);
     if (sandbox != null) {

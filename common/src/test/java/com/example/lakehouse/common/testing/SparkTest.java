@@ -8,8 +8,9 @@ import org.junit.jupiter.api.extension.ExtendWith;
 
 /**
  * Gives test methods a {@code SparkSession} and a {@code Sandbox} as parameters: one session for
- * the JVM, because starting one takes longer than most tests, and a fresh sandbox for each test. A
- * test that leaves a streaming query running fails, and the query is stopped.
+ * the JVM, because starting one takes longer than most tests, and a fresh sandbox for each test.
+ * Its temporary views are dropped; one that leaves a streaming query running fails, and the query
+ * is stopped.
  */
 @Target(ElementType.TYPE)
 @Retention(RetentionPolicy.RUNTIME)

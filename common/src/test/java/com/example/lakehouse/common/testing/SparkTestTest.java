@@ -33,6 +33,12 @@ class SparkTestTest {
     }
 
     @Test
+    void leavesAView(SparkSession spark, Sandbox sandbox) {
+      lastFolder = sandbox.folder();
+      spark.range(1).createOrReplaceTempView("left");
+    }
+
+    @Test
     void leavesNothing(SparkSession spark, Sandbox sandbox) {
       lastFolder = sandbox.folder();
       assertThat(sandbox.folder()).isDirectory();
@@ -60,6 +66,12 @@ class SparkTestTest {
         .contains("the test left streaming queries running: [forgotten]");
     assertThat(spark.streams().active()).isEmpty();
     assertThat(lastFolder).doesNotExist();
+  }
+
+  @Test
+  void aViewThatATestLeavesIsGoneAfterIt(SparkSession spark) {
+    assertThat(run("leavesAView").succeeded().count()).isEqualTo(1);
+    assertThat(spark.catalog().tableExists("left")).isFalse();
   }
 
   @Test
