@@ -47,8 +47,12 @@ class CheckpointRecoveryTest {
 
   /** Two files of numbers. */
   private void arrive(SparkSession spark, long from, long to) {
+    write(spark, from, to, 2);
+  }
+
+  private void write(SparkSession spark, long from, long to, int files) {
     spark
-        .range(from, to, 1, 2)
+        .range(from, to, 1, files)
         .selectExpr("id", "id % 3 AS k")
         .write()
         .format("delta")
@@ -147,6 +151,10 @@ class CheckpointRecoveryTest {
   @Test
   void sigtermInTheMiddleOfABatchLosesNothingAndDoublesNothing(SparkSession spark, Sandbox sandbox)
       throws Exception {
+    // A stream reads files by their times, and two that one commit writes have no order.
+    source = sandbox.path("in-order");
+    write(spark, 0, 500, 1);
+    write(spark, 500, 1_000, 1);
     Path inTheMiddle = sandbox.folder().resolve("in-the-middle");
     Path log = sandbox.folder().resolve("copy.log");
     Process process =
