@@ -23,7 +23,7 @@ sealed interface Block {
       boolean more)
       implements Block {}
 
-  record Figure(Chart chart) implements Block {}
+  record Figure(Drawing drawing) implements Block {}
 
   /**
    * An error that a step was meant to end in.

@@ -10,7 +10,8 @@ import java.util.Map;
  * @param unit what the numbers count, such as {@code files}
  * @param series for each series by name, the value of each category by name
  */
-public record Chart(String title, String unit, Map<String, Map<String, Double>> series) {
+public record Chart(String title, String unit, Map<String, Map<String, Double>> series)
+    implements Drawing {
 
   public Chart(String title, String unit) {
     this(title, unit, new LinkedHashMap<>());

@@ -80,7 +80,7 @@ final class HtmlSink implements Sink {
               "body", table.rows().stream().map(row -> cells(row, table.numeric())).toList(),
               "more", table.more() ? "only the first " + table.rows().size() + " rows" : "");
     } else if (block instanceof Block.Figure figure) {
-      model = Map.of("title", figure.chart().title(), "svg", Svg.draw(figure.chart()));
+      model = Map.of("title", figure.drawing().title(), "svg", Svg.draw(figure.drawing()));
     }
     return Map.of(block.getClass().getSimpleName().toLowerCase(Locale.ROOT), model);
   }

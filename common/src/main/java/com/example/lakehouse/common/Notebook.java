@@ -161,8 +161,8 @@ public final class Notebook {
     show(new Block.Table(caption, columns, numeric, List.copyOf(rows.values()), false));
   }
 
-  public void chart(Chart chart) {
-    show(new Block.Figure(chart));
+  public void chart(Drawing drawing) {
+    show(new Block.Figure(drawing));
   }
 
   /** What a step expects to be refused. */

@@ -10,7 +10,12 @@ final class Numbers {
 
   static String format(Number number) {
     double value = number.doubleValue();
-    String pattern = Math.abs(value) >= 100 || value == Math.rint(value) ? "#,##0" : "#,##0.##";
+    String pattern = "#,##0.##";
+    if (Math.abs(value) >= 100 || value == Math.rint(value)) {
+      pattern = "#,##0";
+    } else if (Math.abs(value) < 1) {
+      pattern = "0.####";
+    }
     return new DecimalFormat(pattern, DecimalFormatSymbols.getInstance(Locale.ROOT)).format(number);
   }
 }

@@ -4,6 +4,7 @@ import java.awt.BasicStroke;
 import java.awt.Color;
 import java.awt.Font;
 import java.awt.Rectangle;
+import java.awt.geom.Ellipse2D;
 import java.text.DecimalFormat;
 import java.text.DecimalFormatSymbols;
 import java.util.List;
@@ -11,14 +12,18 @@ import java.util.Locale;
 import org.jfree.chart.ChartFactory;
 import org.jfree.chart.JFreeChart;
 import org.jfree.chart.axis.CategoryAxis;
+import org.jfree.chart.axis.NumberAxis;
 import org.jfree.chart.axis.ValueAxis;
 import org.jfree.chart.block.BlockBorder;
 import org.jfree.chart.labels.StandardCategoryItemLabelGenerator;
 import org.jfree.chart.plot.CategoryPlot;
 import org.jfree.chart.plot.PlotOrientation;
+import org.jfree.chart.plot.XYPlot;
 import org.jfree.chart.renderer.category.BarRenderer;
 import org.jfree.chart.renderer.category.StandardBarPainter;
 import org.jfree.data.category.DefaultCategoryDataset;
+import org.jfree.data.xy.XYSeries;
+import org.jfree.data.xy.XYSeriesCollection;
 import org.jfree.svg.SVGGraphics2D;
 import org.jfree.svg.ViewBox;
 
@@ -26,6 +31,7 @@ import org.jfree.svg.ViewBox;
 final class Svg {
   private static final int WIDTH = 600;
   private static final int BAR_HEIGHT = 26;
+  private static final int PLOT_HEIGHT = 340;
   private static final Font FONT = new Font(Font.SANS_SERIF, Font.PLAIN, 13);
 
   /** Stands for the page's text colour until the drawing is text itself. */
@@ -44,7 +50,47 @@ final class Svg {
 
   private Svg() {}
 
-  static String draw(Chart chart) {
+  static String draw(Drawing drawing) {
+    return drawing instanceof Chart chart ? bars(chart) : points((Plot) drawing);
+  }
+
+  private static String points(Plot plot) {
+    XYSeriesCollection data = new XYSeriesCollection();
+    plot.series()
+        .forEach(
+            (name, points) -> {
+              // As they come: a curve may turn back.
+              XYSeries series = new XYSeries(name, false);
+              points.forEach(point -> series.add(point.x(), point.y()));
+              data.addSeries(series);
+            });
+    boolean legend = data.getSeriesCount() > 1;
+    JFreeChart drawing =
+        plot.joined()
+            ? ChartFactory.createXYLineChart(
+                null, plot.x(), plot.y(), data, PlotOrientation.VERTICAL, legend, false, false)
+            : ChartFactory.createScatterPlot(
+                null, plot.x(), plot.y(), data, PlotOrientation.VERTICAL, legend, false, false);
+    XYPlot axes = drawing.getXYPlot();
+    axes.setBackgroundPaint(null);
+    axes.setOutlineVisible(false);
+    axes.setDomainGridlinePaint(Color.GRAY);
+    axes.setDomainGridlineStroke(new BasicStroke(0.3f));
+    axes.setRangeGridlinePaint(Color.GRAY);
+    axes.setRangeGridlineStroke(new BasicStroke(0.3f));
+    style(axes.getDomainAxis());
+    style(axes.getRangeAxis());
+    ((NumberAxis) axes.getDomainAxis()).setAutoRangeIncludesZero(false);
+    ((NumberAxis) axes.getRangeAxis()).setAutoRangeIncludesZero(false);
+    for (int i = 0; i < data.getSeriesCount(); i++) {
+      axes.getRenderer().setSeriesPaint(i, SERIES.get(i % SERIES.size()));
+      axes.getRenderer().setSeriesShape(i, new Ellipse2D.Double(-4, -4, 8, 8));
+      axes.getRenderer().setSeriesStroke(i, new BasicStroke(2f));
+    }
+    return svg(drawing, PLOT_HEIGHT);
+  }
+
+  private static String bars(Chart chart) {
     DefaultCategoryDataset data = new DefaultCategoryDataset();
     chart
         .series()
@@ -61,6 +107,13 @@ final class Svg {
             data.getRowCount() > 1,
             false,
             false);
+    style(drawing.getCategoryPlot());
+    int height =
+        70 + BAR_HEIGHT * data.getColumnCount() * data.getRowCount() + 14 * data.getColumnCount();
+    return svg(drawing, height);
+  }
+
+  private static String svg(JFreeChart drawing, int height) {
     drawing.setBackgroundPaint(null);
     if (drawing.getLegend() != null) {
       drawing.getLegend().setBackgroundPaint(null);
@@ -68,9 +121,6 @@ final class Svg {
       drawing.getLegend().setItemPaint(INK);
       drawing.getLegend().setItemFont(FONT);
     }
-    style(drawing.getCategoryPlot());
-    int height =
-        70 + BAR_HEIGHT * data.getColumnCount() * data.getRowCount() + 14 * data.getColumnCount();
     SVGGraphics2D svg = new SVGGraphics2D(WIDTH, height);
     drawing.draw(svg, new Rectangle(WIDTH, height));
     return svg.getSVGElement(null, false, new ViewBox(0, 0, WIDTH, height), null, null)
@@ -88,13 +138,8 @@ final class Svg {
     categories.setAxisLineVisible(false);
     categories.setMaximumCategoryLabelWidthRatio(0.4f);
     categories.setMaximumCategoryLabelLines(2);
-    ValueAxis values = plot.getRangeAxis();
-    values.setLabelPaint(INK);
-    values.setLabelFont(FONT);
-    values.setTickLabelPaint(INK);
-    values.setTickLabelFont(FONT);
-    values.setAxisLineVisible(false);
-    values.setUpperMargin(0.15);
+    style(plot.getRangeAxis());
+    plot.getRangeAxis().setUpperMargin(0.15);
     BarRenderer bars = (BarRenderer) plot.getRenderer();
     bars.setBarPainter(new StandardBarPainter());
     bars.setShadowVisible(false);
@@ -108,5 +153,13 @@ final class Svg {
     for (int i = 0; i < SERIES.size(); i++) {
       bars.setSeriesPaint(i, SERIES.get(i));
     }
+  }
+
+  private static void style(ValueAxis axis) {
+    axis.setLabelPaint(INK);
+    axis.setLabelFont(FONT);
+    axis.setTickLabelPaint(INK);
+    axis.setTickLabelFont(FONT);
+    axis.setAxisLineVisible(false);
   }
 }

@@ -15,6 +15,9 @@ import picocli.CommandLine.Help.ColorScheme;
 final class TerminalSink implements Sink {
   private static final int BAR_WIDTH = 40;
 
+  /** Of a curve. */
+  private static final int MAX_POINTS = 11;
+
   private final PrintStream out;
   private final ColorScheme colors;
 
@@ -38,7 +41,11 @@ final class TerminalSink implements Sink {
     } else if (block instanceof Block.Table table) {
       show(table);
     } else if (block instanceof Block.Figure figure) {
-      show(figure.chart());
+      if (figure.drawing() instanceof Chart chart) {
+        show(chart);
+      } else if (figure.drawing() instanceof Plot plot) {
+        show(plot);
+      }
     } else if (block instanceof Block.Refusal refusal) {
       out.println(style("red", "✗ " + refusal.what()));
       out.println(
@@ -94,6 +101,31 @@ final class TerminalSink implements Sink {
                     labels.get(i),
                     "█".repeat(max == 0 ? 0 : (int) Math.ceil(BAR_WIDTH * values.get(i) / max)),
                     Numbers.format(values.get(i))));
+  }
+
+  /** A curve is on the page; here is what it does at its ends and between. */
+  private void show(Plot plot) {
+    List<List<String>> rows = new ArrayList<>();
+    plot.series()
+        .forEach(
+            (name, points) -> {
+              List<Plot.Point> shown = points;
+              if (plot.joined() && points.size() > MAX_POINTS) {
+                shown =
+                    IntStream.range(0, MAX_POINTS)
+                        .mapToObj(i -> points.get(i * (points.size() - 1) / (MAX_POINTS - 1)))
+                        .toList();
+              }
+              shown.forEach(
+                  p -> rows.add(List.of(name, Numbers.format(p.x()), Numbers.format(p.y()))));
+            });
+    show(
+        new Block.Table(
+            plot.title(),
+            List.of("", plot.x(), plot.y()),
+            List.of(false, true, true),
+            rows,
+            false));
   }
 
   private String style(String style, String text) {

@@ -55,6 +55,7 @@ class HtmlSinkTest {
             new Block.Table(
                 SCRIPT, List.of(SCRIPT), List.of(false), List.of(List.of(SCRIPT)), false),
             new Block.Figure(new Chart(SCRIPT, SCRIPT).bar(SCRIPT, SCRIPT, 1).bar("b", SCRIPT, 2)),
+            new Block.Figure(Plot.scatter(SCRIPT, SCRIPT, SCRIPT).point(SCRIPT, 1, 1)),
             new Block.Refusal(SCRIPT, SCRIPT, SCRIPT, SCRIPT));
 
     assertThat(page).doesNotContain("<script").contains("<td>" + ESCAPED + "</td>");
@@ -77,6 +78,25 @@ class HtmlSinkTest {
         .containsPattern("<svg [^>]*viewBox='0.0 0.0 600.0 ")
         .contains("currentColor", ">before<", ">after<", ">64<", ">5<")
         .doesNotContain("rgb(1,2,3)");
+  }
+
+  @Test
+  void aScatterAndACurveAreInlineSvgToo() throws IOException {
+    String points =
+        page(
+            new Block.Figure(
+                Plot.scatter("models", "depth", "error")
+                    .point("shallow", 1, 0.5)
+                    .point("deep", 9, 0.2)));
+    String curve =
+        page(new Block.Figure(Plot.curve("loss", "step", "loss").point("", 1, 2).point("", 2, 1)));
+
+    assertThat(points)
+        .containsPattern("<svg [^>]*viewBox='0.0 0.0 600.0 340.0")
+        // The name of the vertical axis stands upright, and is drawn as outlines.
+        .contains(">depth<", ">shallow<", ">deep<", "currentColor")
+        .doesNotContain("rgb(1,2,3)");
+    assertThat(curve).contains(">step<", "<path ").isNotEqualTo(points);
   }
 
   @Test

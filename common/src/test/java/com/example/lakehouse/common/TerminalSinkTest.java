@@ -61,6 +61,39 @@ class TerminalSinkTest {
   }
 
   @Test
+  void aScatterIsATableOfItsPoints() {
+    assertThat(
+            printed(
+                Ansi.OFF,
+                new Block.Figure(
+                    Plot.scatter("models", "depth", "error")
+                        .point("a", 3, 0.5)
+                        .point("b", 5, 0.25))))
+        .isEqualTo(
+            """
+            models
+            +---+-------+-------+
+            |   | depth | error |
+            +---+-------+-------+
+            | a |     3 |   0.5 |
+            | b |     5 |  0.25 |
+            +---+-------+-------+
+            """);
+  }
+
+  @Test
+  void aLongCurveIsElevenOfItsPointsWithBothEnds() {
+    Plot curve = Plot.curve("loss", "step", "loss");
+    for (int step = 0; step <= 1_000; step++) {
+      curve.point("run", step, 2 * step);
+    }
+
+    assertThat(printed(Ansi.OFF, new Block.Figure(curve)).lines())
+        .hasSize(11 + 5)
+        .contains("| run |     0 |     0 |", "| run |   500 | 1,000 |", "| run | 1,000 | 2,000 |");
+  }
+
+  @Test
   void aRefusalNamesTheErrorAndItsCondition() {
     assertThat(
             printed(
