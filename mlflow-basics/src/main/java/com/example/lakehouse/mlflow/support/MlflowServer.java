@@ -10,7 +10,6 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Optional;
 import org.mlflow.tracking.MlflowClient;
-import org.mlflow.tracking.creds.BasicMlflowHostCreds;
 
 /**
  * An MLflow server, and the clients for it. With the environment variable {@code
@@ -75,22 +74,14 @@ public final class MlflowServer implements AutoCloseable {
 
   private static MlflowServer local(ServerProcess running, Optional<ServerProcess> process) {
     String uri = running.uri();
-    return new MlflowServer(
-        uri, new MlflowClient(new BasicMlflowHostCreds(uri)), Credentials.of(uri), process);
+    Credentials credentials = Credentials.none(uri);
+    return new MlflowServer(uri, credentials.client(), credentials, process);
   }
 
   private static MlflowServer external(String uri) {
     checkThatItAnswers(uri);
-    // The client's constructor that takes a URI leaves the variables for its user aside.
-    BasicMlflowHostCreds credentials =
-        new BasicMlflowHostCreds(
-            uri,
-            System.getenv("MLFLOW_TRACKING_USERNAME"),
-            System.getenv("MLFLOW_TRACKING_PASSWORD"),
-            System.getenv("MLFLOW_TRACKING_TOKEN"),
-            false);
-    return new MlflowServer(
-        uri, new MlflowClient(credentials), Credentials.fromEnvironment(), Optional.empty());
+    Credentials credentials = Credentials.fromEnvironment().orElseThrow();
+    return new MlflowServer(uri, credentials.client(), credentials, Optional.empty());
   }
 
   private static void checkThatItAnswers(String uri) {

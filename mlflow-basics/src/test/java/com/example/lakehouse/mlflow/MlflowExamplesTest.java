@@ -1,0 +1,26 @@
+package com.example.lakehouse.mlflow;
+
+import com.example.lakehouse.common.testing.ExampleContract;
+import com.example.lakehouse.mlflow.support.ArtifactStore;
+import com.example.lakehouse.mlflow.support.ModelRegistry;
+import java.util.Set;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+
+/** Its mains use the server of the other tests: starting one takes longer than most of them. */
+@MlflowTest
+class MlflowExamplesTest extends ExampleContract {
+
+  /** The clients for what MLflow's own Java client cannot do: they take nothing of this library. */
+  @Override
+  protected Set<String> copiedWithSnippets() {
+    return Stream.of(
+            ArtifactStore.class,
+            ArtifactStore.ArtifactFile.class,
+            ModelRegistry.class,
+            ModelRegistry.RegisteredModel.class,
+            ModelRegistry.ModelVersion.class)
+        .map(Class::getName)
+        .collect(Collectors.toSet());
+  }
+}
