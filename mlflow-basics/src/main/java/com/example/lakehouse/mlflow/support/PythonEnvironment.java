@@ -81,7 +81,7 @@ public final class PythonEnvironment {
       new Recipe(
           "mlflow-server",
           "MLflow's server",
-          "90 MB to download, 390 MB on disk, about a minute",
+          "70 MB to download, 390 MB on disk, about a minute",
           ", or set MLFLOW_TRACKING_URI to a server that runs already",
           List.of(Install.of("server.lock", "--only-binary", ":all:")));
 

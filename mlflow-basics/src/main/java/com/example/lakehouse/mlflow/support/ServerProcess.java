@@ -59,18 +59,28 @@ final class ServerProcess {
    * @param folder where its data are, or will be; with the port of last time, if that is free
    */
   static ServerProcess start(Path python, Path folder) {
+    int port = lastPort(folder).filter(ServerProcess::isFree).orElseGet(ServerProcess::freePort);
+    return start(python, folder, port);
+  }
+
+  /**
+   * Starts it, and returns when it answers.
+   *
+   * @param port a port that was free; another one is taken if it is not any more
+   */
+  static ServerProcess start(Path python, Path folder, int port) {
+    int free = port;
     try {
       Files.createDirectories(folder);
       Files.writeString(folder.resolve(SCRIPT), PythonEnvironment.text(SCRIPT));
       Path log = folder.resolve("server.log");
-      int port = lastPort(folder).filter(ServerProcess::isFree).orElseGet(ServerProcess::freePort);
       for (int attempt = 1; ; attempt++) {
         long logged = Files.exists(log) ? Files.size(log) : 0;
-        ServerProcess server = new ServerProcess(run(python, folder, log, port), port);
+        ServerProcess server = new ServerProcess(run(python, folder, log, free), free);
         ShutdownHookManager.get().addShutdownHook(server.endWithTheJvm, AFTER_SPARK);
         boolean answers = server.awaitAnswer(log, logged);
         if (answers) {
-          Files.writeString(folder.resolve("port"), String.valueOf(port));
+          Files.writeString(folder.resolve("port"), String.valueOf(free));
           return server;
         }
         boolean ended = !server.process.isAlive();
@@ -87,7 +97,7 @@ final class ServerProcess {
                       log,
                       lastLines(said)));
         }
-        port = freePort();
+        free = freePort();
       }
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -240,11 +250,15 @@ final class ServerProcess {
         System.lineSeparator(), lines.subList(Math.max(0, lines.size() - LOG_LINES), lines.size()));
   }
 
-  private static Optional<Integer> lastPort(Path folder) throws IOException {
+  private static Optional<Integer> lastPort(Path folder) {
     Path file = folder.resolve("port");
-    return Files.exists(file)
-        ? Optional.of(Integer.valueOf(Files.readString(file)))
-        : Optional.empty();
+    try {
+      return Files.exists(file)
+          ? Optional.of(Integer.valueOf(Files.readString(file)))
+          : Optional.empty();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   private static boolean isFree(int port) {
