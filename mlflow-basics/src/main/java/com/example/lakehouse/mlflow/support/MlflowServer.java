@@ -68,7 +68,7 @@ public final class MlflowServer implements AutoCloseable {
    */
   public static MlflowServer start(Path folder) {
     ServerProcess process =
-        ServerProcess.start(PythonEnvironment.server().python(), folder.toAbsolutePath());
+        ServerProcess.start(PythonEnvironment.server(), folder.toAbsolutePath());
     return local(process, Optional.of(process));
   }
 

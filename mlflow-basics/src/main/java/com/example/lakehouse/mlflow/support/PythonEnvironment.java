@@ -139,6 +139,32 @@ public final class PythonEnvironment {
   }
 
   /**
+   * A program of this environment, to be started by the caller: with the environment's commands
+   * first on its {@code PATH}, since {@code mlflow models serve} looks for {@code uvicorn} there,
+   * and without the settings of the user's own Python.
+   *
+   * @param arguments of the interpreter, such as {@code -m mlflow models serve}
+   */
+  public ProcessBuilder process(String... arguments) {
+    List<String> command = new ArrayList<>(List.of(python().toString()));
+    command.addAll(List.of(arguments));
+    ProcessBuilder builder = new ProcessBuilder(command);
+    Map<String, String> variables = withoutPythonSettings(builder.environment());
+    variables.entrySet().stream()
+        .filter(PythonEnvironment::isPath)
+        .forEach(
+            path -> path.setValue(python().getParent() + File.pathSeparator + path.getValue()));
+    builder.environment().clear();
+    builder.environment().putAll(variables);
+    return builder;
+  }
+
+  /** Windows writes it Path. */
+  private static boolean isPath(Map.Entry<String, String> variable) {
+    return variable.getKey().equalsIgnoreCase("PATH");
+  }
+
+  /**
    * The environment of {@code recipe}, made if it is not there.
    *
    * @param cache the folder that it is kept in
@@ -430,9 +456,8 @@ public final class PythonEnvironment {
     }
     List<String> directories =
         variables.entrySet().stream()
-            // Windows writes it Path.
-            .filter(variable -> variable.getKey().equalsIgnoreCase("PATH"))
-            .flatMap(variable -> Stream.of(variable.getValue().split(File.pathSeparator)))
+            .filter(PythonEnvironment::isPath)
+            .flatMap(variable -> Stream.of(variable.getValue().split(File.pathSeparator, -1)))
             .filter(directory -> !directory.isBlank())
             .toList();
     return names.stream()

@@ -12,12 +12,12 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
 import org.apache.hadoop.util.ShutdownHookManager;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -47,6 +47,7 @@ final class ServerProcess {
   private final Process process;
   private final int port;
   private final Runnable endWithTheJvm = this::end;
+  private List<ProcessHandle> started = List.of();
 
   private ServerProcess(Process process, int port) {
     this.process = process;
@@ -58,7 +59,7 @@ final class ServerProcess {
    *
    * @param folder where its data are, or will be; with the port of last time, if that is free
    */
-  static ServerProcess start(Path python, Path folder) {
+  static ServerProcess start(PythonEnvironment python, Path folder) {
     int port = lastPort(folder).filter(ServerProcess::isFree).orElseGet(ServerProcess::freePort);
     return start(python, folder, port);
   }
@@ -68,7 +69,7 @@ final class ServerProcess {
    *
    * @param port a port that was free; another one is taken if it is not any more
    */
-  static ServerProcess start(Path python, Path folder, int port) {
+  static ServerProcess start(PythonEnvironment python, Path folder, int port) {
     int free = port;
     try {
       Files.createDirectories(folder);
@@ -80,6 +81,7 @@ final class ServerProcess {
         ShutdownHookManager.get().addShutdownHook(server.endWithTheJvm, AFTER_SPARK);
         boolean answers = server.awaitAnswer(log, logged);
         if (answers) {
+          server.started = server.processes();
           Files.writeString(folder.resolve("port"), String.valueOf(free));
           return server;
         }
@@ -132,11 +134,16 @@ final class ServerProcess {
     destroy(processes());
   }
 
-  /** The one that was started, and its descendants: it runs the web server as its child. */
+  /**
+   * The one that was started, and its descendants: it runs the web server as its child. That one is
+   * known from the start too, since it is nobody's child any more when something has killed the
+   * other.
+   */
   private List<ProcessHandle> processes() {
-    List<ProcessHandle> processes = new ArrayList<>(List.of(process.toHandle()));
-    process.descendants().forEach(processes::add);
-    return processes;
+    return Stream.of(Stream.of(process.toHandle()), process.descendants(), started.stream())
+        .flatMap(handles -> handles)
+        .distinct()
+        .toList();
   }
 
   private void end() {
@@ -160,10 +167,11 @@ final class ServerProcess {
         .join();
   }
 
-  private static Process run(Path python, Path folder, Path log, int port) throws IOException {
+  private static Process run(PythonEnvironment python, Path folder, Path log, int port)
+      throws IOException {
     ProcessBuilder builder =
-        new ProcessBuilder(
-                python.toString(),
+        python
+            .process(
                 SCRIPT,
                 "server",
                 "--host",
@@ -182,7 +190,7 @@ final class ServerProcess {
             .directory(folder.toFile())
             .redirectErrorStream(true)
             .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()));
-    Map<String, String> variables = PythonEnvironment.withoutPythonSettings(builder.environment());
+    Map<String, String> variables = builder.environment();
     // Settings, and secrets, of another server, and of uvicorn's, which runs it.
     variables
         .keySet()
@@ -196,8 +204,6 @@ final class ServerProcess {
     // Seven more processes of 190 MB, which the examples have no jobs for; the start takes twice
     // as long with them.
     variables.put("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false");
-    builder.environment().clear();
-    builder.environment().putAll(variables);
     return builder.start();
   }
 

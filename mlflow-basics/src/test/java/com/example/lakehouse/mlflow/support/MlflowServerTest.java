@@ -25,6 +25,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -46,7 +47,7 @@ class MlflowServerTest {
       Path partial = file.resolveSibling("partial");
       Files.writeString(partial, String.join("\n", pids.stream().map(String::valueOf).toList()));
       Files.move(partial, file);
-      Thread.currentThread().join();
+      new CountDownLatch(1).await();
     }
   }
 
@@ -102,9 +103,8 @@ class MlflowServerTest {
   @Test
   void itAnswersNeitherAnotherHostNameNorAnotherSitesPage(MlflowServer server) throws Exception {
     URI uri = URI.create(server.uri());
-    assertThat(statusFor(uri, "GET", "Host: elsewhere.example\r\n")).contains(" 403 ");
-    assertThat(statusFor(uri, "GET", "Host: 127.0.0.1:" + uri.getPort() + "\r\n"))
-        .contains(" 200 ");
+    assertThat(statusFor(uri, "elsewhere.example")).contains(" 403 ");
+    assertThat(statusFor(uri, "127.0.0.1:" + uri.getPort())).contains(" 200 ");
     HttpResponse<String> created =
         HTTP.send(
             HttpRequest.newBuilder(URI.create(uri + "/api/2.0/mlflow/experiments/create"))
@@ -177,6 +177,20 @@ class MlflowServerTest {
   }
 
   @Test
+  void whatIsLeftOfAServerIsEndedToo(@TempDir Path folder) {
+    MlflowServer server = MlflowServer.start(folder);
+    List<Long> pids = pids(server.pid());
+    ProcessHandle first = ProcessHandle.of(server.pid()).orElseThrow();
+    first.destroyForcibly();
+    first.onExit().join();
+    assertThat(alive(pids)).as("the web server").hasSize(1);
+
+    server.close();
+
+    assertThat(alive(pids)).isEmpty();
+  }
+
+  @Test
   void anAddressThatIsTakenIsLeftAlone(@TempDir Path folder) throws Exception {
     try (ServerSocket other = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
       Files.writeString(folder.resolve("port"), String.valueOf(other.getLocalPort()));
@@ -192,7 +206,7 @@ class MlflowServerTest {
   void aServerThatAnswersOnTheChosenPortIsNotTakenForTheNewOne(
       MlflowServer other, @TempDir Path folder) throws Exception {
     int taken = URI.create(other.uri()).getPort();
-    ServerProcess server = ServerProcess.start(PythonEnvironment.server().python(), folder, taken);
+    ServerProcess server = ServerProcess.start(PythonEnvironment.server(), folder, taken);
     try {
       assertThat(server.uri()).isNotEqualTo(other.uri());
       assertThat(folder.resolve("server.log"))
@@ -352,14 +366,18 @@ class MlflowServerTest {
   }
 
   /** The first line of the answer. The JDK's client sets the header Host itself. */
-  private static String statusFor(URI server, String method, String headers) throws IOException {
+  private static String statusFor(URI server, String host) throws IOException {
     try (Socket socket = new Socket(InetAddress.getLoopbackAddress(), server.getPort())) {
       socket
           .getOutputStream()
           .write(
-              ("%s /api/2.0/mlflow/experiments/get?experiment_id=0 HTTP/1.1\r\n"
-                   + "%sConnection: close\r\n\r\n")
-                  .formatted(method, headers)
+              String.join(
+                      "\r\n",
+                      "GET /api/2.0/mlflow/experiments/get?experiment_id=0 HTTP/1.1",
+                      "Host: " + host,
+                      "Connection: close",
+                      "",
+                      "")
                   .getBytes(StandardCharsets.US_ASCII));
       return new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8)
           .lines()

@@ -68,6 +68,9 @@ class PythonEnvironmentTest {
     assertThat(made.folder().getFileName().toString()).matches("small-[0-9a-f]{12}");
     assertThat(output(made, "import setuptools, wheel; print(setuptools.__version__)"))
         .isEqualTo("84.2.1");
+    assertThat(output(made, "import shutil; print(shutil.which('wheel'))"))
+        .as("its commands come first")
+        .startsWith(made.folder().toString());
 
     // Neither Python nor a package index is there any more.
     PythonEnvironment again = PythonEnvironment.of(recipe(SMALL), cache, Map.of());
@@ -310,9 +313,7 @@ class PythonEnvironmentTest {
 
   private static String output(PythonEnvironment environment, String program) throws Exception {
     Process process =
-        new ProcessBuilder(environment.python().toString(), "-c", program)
-            .redirectError(ProcessBuilder.Redirect.INHERIT)
-            .start();
+        environment.process("-c", program).redirectError(ProcessBuilder.Redirect.INHERIT).start();
     String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
     assertThat(process.waitFor()).isZero();
     return output.strip();
