@@ -89,7 +89,7 @@ public final class PythonEnvironment {
       new Recipe(
           "mlflow-scoring",
           "models in Python",
-          "600 MB to download, 960 MB on disk, about two minutes",
+          "560 MB to download, 960 MB on disk, about two minutes",
           "",
           List.of(
               Install.of("build.lock", "--only-binary", ":all:"),
