@@ -22,13 +22,13 @@ public final class Credentials {
 
   private Credentials(String host, String user, String password, String token) {
     this.host = checked(host);
-    this.user = printable("user", user);
-    this.password = printable("password", password);
-    this.token = printable("token", token);
+    this.user = user;
+    this.password = password;
+    this.token = headerValue(token);
   }
 
   /** A server that asks for no login. */
-  public static Credentials none(String host) {
+  public static Credentials of(String host) {
     return new Credentials(host, null, null, null);
   }
 
@@ -61,7 +61,7 @@ public final class Credentials {
     } else if (!user.isEmpty() && !password.isEmpty()) {
       return Optional.of(login(host, user, password));
     }
-    return Optional.of(token.isEmpty() ? none(host) : token(host, token));
+    return Optional.of(token.isEmpty() ? of(host) : token(host, token));
   }
 
   /** The server's address, with a path if a gateway gives it one, without a slash at the end. */
@@ -113,7 +113,7 @@ public final class Credentials {
     try {
       uri = URI.create(host.strip().replaceAll("/+$", ""));
     } catch (IllegalArgumentException e) {
-      throw new MlflowException("the tracking URI is no address: it must be http(s)://host:port");
+      throw new MlflowException("the tracking URI must be an address, http(s)://host:port");
     }
     boolean http = "http".equalsIgnoreCase(uri.getScheme());
     if (!(http || "https".equalsIgnoreCase(uri.getScheme())) || uri.getHost() == null) {
@@ -128,10 +128,11 @@ public final class Credentials {
   }
 
   /** The JDK's HTTP client would put a header that it refuses into its message. */
-  private static String printable(String what, String secret) {
-    if (secret != null && secret.chars().anyMatch(Character::isISOControl)) {
-      throw new MlflowException("the " + what + " for the MLflow server has control characters");
+  private static String headerValue(String token) {
+    if (token != null && !token.chars().allMatch(c -> c > ' ' && c < 0x7f)) {
+      throw new MlflowException(
+          "the token for the MLflow server has characters that no header can have");
     }
-    return secret;
+    return token;
   }
 }

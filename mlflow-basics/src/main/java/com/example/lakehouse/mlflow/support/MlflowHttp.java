@@ -242,7 +242,7 @@ final class MlflowHttp {
         : redacted.substring(0, LONGEST_MESSAGE) + "…";
   }
 
-  /** Null, for the delay that grows, if the server names none in seconds. */
+  /** Negative, for the delay that grows, if the server names none in seconds. */
   private static Duration retryAfter(HttpResponse<?> response) {
     return response
         .headers()
@@ -250,6 +250,6 @@ final class MlflowHttp {
         .filter(value -> value.matches("\\d{1,4}"))
         .map(value -> Duration.ofSeconds(Long.parseLong(value)))
         .map(delay -> delay.compareTo(LONGEST_DELAY) > 0 ? LONGEST_DELAY : delay)
-        .orElse(null);
+        .orElse(Duration.ofNanos(-1));
   }
 }

@@ -51,11 +51,10 @@ public final class ModelRegistry {
       Instant created) {}
 
   /**
-   * A version of a model.
+   * A version of a model. Its aliases are the model's: MLflow's search leaves them out here.
    *
    * @param source the URI of its files
    * @param runId the run that made it; empty if none was named
-   * @param aliases those that stand for this version
    * @param status {@code READY} when it can be used
    */
   public record ModelVersion(
@@ -65,7 +64,6 @@ public final class ModelRegistry {
       String runId,
       String description,
       Map<String, String> tags,
-      List<String> aliases,
       Instant created,
       String status) {
     /** Such as {@code models:/name/3}. */
@@ -374,8 +372,6 @@ public final class ModelRegistry {
   }
 
   private static ModelVersion version(JsonNode version) {
-    List<String> aliases = new ArrayList<>();
-    version.path("aliases").forEach(alias -> aliases.add(alias.asText()));
     return new ModelVersion(
         version.path("name").asText(),
         version.path("version").asInt(),
@@ -383,7 +379,6 @@ public final class ModelRegistry {
         version.path("run_id").asText(),
         version.path("description").asText(),
         tags(version.path("tags")),
-        List.copyOf(aliases),
         Instant.ofEpochMilli(version.path("creation_timestamp").asLong()),
         version.path("status").asText());
   }
