@@ -74,7 +74,7 @@ public final class MlflowServer implements AutoCloseable {
 
   private static MlflowServer local(ServerProcess running, Optional<ServerProcess> process) {
     String uri = running.uri();
-    Credentials credentials = Credentials.none(uri);
+    Credentials credentials = Credentials.of(uri);
     return new MlflowServer(uri, credentials.client(), credentials, process);
   }
 

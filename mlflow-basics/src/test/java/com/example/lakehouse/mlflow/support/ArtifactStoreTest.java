@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.testing.ChildJvm;
+import com.example.lakehouse.mlflow.MlflowTest;
 import com.example.lakehouse.mlflow.support.ArtifactStore.ArtifactFile;
 import java.io.IOException;
 import java.io.RandomAccessFile;

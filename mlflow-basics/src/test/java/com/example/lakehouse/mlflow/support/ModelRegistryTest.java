@@ -3,6 +3,7 @@ package com.example.lakehouse.mlflow.support;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.example.lakehouse.mlflow.MlflowTest;
 import com.example.lakehouse.mlflow.support.ModelRegistry.ModelVersion;
 import com.example.lakehouse.mlflow.support.ModelRegistry.RegisteredModel;
 import java.net.http.HttpRequest.BodyPublishers;
