@@ -2,6 +2,7 @@ package com.example.lakehouse.mlflow.support;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
@@ -17,7 +18,6 @@ import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
@@ -29,6 +29,7 @@ import java.util.NoSuchElementException;
 import java.util.Optional;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.function.Consumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
@@ -85,19 +86,16 @@ public final class ArtifactStore {
   private record Found(String path, ArtifactFile artifact, Optional<ArtifactFile> manifest) {}
 
   public ArtifactStore(Credentials credentials) {
-    this(new MlflowHttp(credentials), new ModelRegistry(credentials), true);
+    this(new MlflowHttp(credentials));
   }
 
-  /**
-   * @param firstDelay before the second try; it doubles with each one
-   */
-  ArtifactStore(Credentials credentials, Duration firstDelay) {
-    this(new MlflowHttp(credentials, firstDelay), new ModelRegistry(credentials, firstDelay), true);
+  ArtifactStore(MlflowHttp http) {
+    this(http, true);
   }
 
-  private ArtifactStore(MlflowHttp http, ModelRegistry registry, boolean readBack) {
+  private ArtifactStore(MlflowHttp http, boolean readBack) {
     this.http = http;
-    this.registry = registry;
+    this.registry = new ModelRegistry(http);
     this.readBack = readBack;
   }
 
@@ -106,7 +104,7 @@ public final class ArtifactStore {
    * on the way is then found by a download, when the source may be gone.
    */
   public ArtifactStore withoutReadingBack() {
-    return new ArtifactStore(http, registry, false);
+    return new ArtifactStore(http, false);
   }
 
   /**
@@ -273,12 +271,61 @@ public final class ArtifactStore {
         file.bytes(),
         before -> {
           String sum;
-          try (InputStream in = http.openOnce(url(path))) {
-            sum = copy(in, local, file.bytes());
+          try (Received received = new Received(local)) {
+            sum = receive(path, received, file.bytes());
           }
           checkSum(path, expected.orElse(sum), sum);
           return sum;
         });
+  }
+
+  private String receive(String path, Received received, long bytes)
+      throws IOException, InterruptedException {
+    http.downloadOnce(url(path), received);
+    if (received.failure != null) {
+      // A full disk is no reason to download again.
+      throw new UncheckedIOException(received.failure);
+    } else if (received.bytes != bytes) {
+      throw new IOException("%,d bytes came, of %,d".formatted(received.bytes, bytes));
+    }
+    return hex(received.digest);
+  }
+
+  /** Takes a file's bytes, for its digest and, with a path, to a file. */
+  private static final class Received implements Consumer<byte[]>, AutoCloseable {
+    private final MessageDigest digest = sha256();
+    private final OutputStream out;
+    private long bytes;
+    private IOException failure;
+
+    Received(Path file) {
+      try {
+        out = Files.newOutputStream(file);
+      } catch (IOException e) {
+        throw new UncheckedIOException(e);
+      }
+    }
+
+    /** What is received is compared only. */
+    Received() {
+      out = OutputStream.nullOutputStream();
+    }
+
+    @Override
+    public void accept(byte[] chunk) {
+      digest.update(chunk);
+      bytes += chunk.length;
+      try {
+        out.write(chunk);
+      } catch (IOException e) {
+        failure = e;
+      }
+    }
+
+    @Override
+    public void close() throws IOException {
+      out.close();
+    }
   }
 
   private static void checkSum(String path, String expected, String actual) throws IOException {
@@ -286,40 +333,6 @@ public final class ArtifactStore {
       throw new IOException(
           "%s is not what was uploaded: its SHA-256 is %s, not %s"
               .formatted(path, actual, expected));
-    }
-  }
-
-  private static String copy(InputStream in, Path local, long bytes) throws IOException {
-    MessageDigest digest = sha256();
-    byte[] chunk = new byte[CHUNK_BYTES];
-    long received = 0;
-    try (OutputStream out = create(local)) {
-      for (int n = in.read(chunk); n >= 0; n = in.read(chunk)) {
-        digest.update(chunk, 0, n);
-        received += n;
-        write(out, chunk, n);
-      }
-    }
-    if (received != bytes) {
-      throw new IOException("%,d bytes came, of %,d".formatted(received, bytes));
-    }
-    return hex(digest);
-  }
-
-  /** A full disk is no reason to download again. */
-  private static void write(OutputStream out, byte[] chunk, int bytes) {
-    try {
-      out.write(chunk, 0, bytes);
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
-  }
-
-  private static OutputStream create(Path local) {
-    try {
-      return Files.newOutputStream(local);
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
     }
   }
 
@@ -345,9 +358,7 @@ public final class ArtifactStore {
           }
           String sent = hex(digest);
           if (readBack) {
-            try (InputStream in = http.openOnce(url(path))) {
-              checkSum(path, sent, sum(in));
-            }
+            checkSum(path, sent, receive(path, new Received(), bytes));
           }
           return sent;
         });
@@ -379,7 +390,7 @@ public final class ArtifactStore {
     private final InputStream in;
     private final MessageDigest digest;
     private long left;
-    private volatile RuntimeException failure;
+    private RuntimeException failure;
 
     Chunks(Path file, long bytes, MessageDigest digest) {
       try {
@@ -468,9 +479,9 @@ public final class ArtifactStore {
             "downloading " + path,
             bytes,
             before -> {
-              try (InputStream in = http.openOnce(url(path))) {
-                return new String(in.readAllBytes(), StandardCharsets.UTF_8);
-              }
+              ByteArrayOutputStream all = new ByteArrayOutputStream();
+              http.downloadOnce(url(path), all::writeBytes);
+              return all.toString(StandardCharsets.UTF_8);
             });
     SortedMap<String, String> sums = new TreeMap<>();
     text.lines()
@@ -634,18 +645,14 @@ public final class ArtifactStore {
   }
 
   private static String sum(Path file) {
-    try (InputStream in = Files.newInputStream(file)) {
-      return sum(in);
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
-  }
-
-  private static String sum(InputStream in) throws IOException {
     MessageDigest digest = sha256();
     byte[] chunk = new byte[CHUNK_BYTES];
-    for (int n = in.read(chunk); n >= 0; n = in.read(chunk)) {
-      digest.update(chunk, 0, n);
+    try (InputStream in = Files.newInputStream(file)) {
+      for (int n = in.read(chunk); n >= 0; n = in.read(chunk)) {
+        digest.update(chunk, 0, n);
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
     return hex(digest);
   }

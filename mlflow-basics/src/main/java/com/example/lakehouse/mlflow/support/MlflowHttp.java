@@ -10,7 +10,6 @@ import dev.failsafe.RetryPolicy;
 import dev.failsafe.Timeout;
 import dev.failsafe.TimeoutExceededException;
 import java.io.IOException;
-import java.io.InputStream;
 import java.net.URI;
 import java.net.URLEncoder;
 import java.net.http.HttpClient;
@@ -18,10 +17,12 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse;
-import java.net.http.HttpResponse.BodyHandlers;
+import java.net.http.HttpResponse.BodySubscriber;
+import java.net.http.HttpResponse.BodySubscribers;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Map;
+import java.util.function.Consumer;
 import java.util.stream.Collectors;
 
 /**
@@ -34,7 +35,7 @@ final class MlflowHttp {
 
   private static final int RETRIES = 6;
   private static final Duration LONGEST_DELAY = Duration.ofSeconds(60);
-  private static final Duration SMALL_ANSWER = Duration.ofSeconds(60);
+  private static final Duration PATIENCE = Duration.ofSeconds(60);
 
   /** A transfer that is slower than this has hung. */
   private static final long SLOWEST_BYTES_PER_SECOND = 256 * 1024;
@@ -51,6 +52,7 @@ final class MlflowHttp {
           .build();
 
   private final Credentials credentials;
+  private final Duration patience;
   private final RetryPolicy<Object> retries;
 
   /** One try of a request, or of several that belong together. */
@@ -79,11 +81,16 @@ final class MlflowHttp {
   }
 
   MlflowHttp(Credentials credentials) {
-    this(credentials, FIRST_DELAY);
+    this(credentials, FIRST_DELAY, PATIENCE);
   }
 
-  MlflowHttp(Credentials credentials, Duration firstDelay) {
+  /**
+   * @param firstDelay before the second try; it doubles with each one
+   * @param patience how long an answer may take, without the time for what is transferred
+   */
+  MlflowHttp(Credentials credentials, Duration firstDelay, Duration patience) {
     this.credentials = credentials;
+    this.patience = patience;
     this.retries =
         RetryPolicy.builder()
             .handle(IOException.class, TimeoutExceededException.class)
@@ -127,16 +134,22 @@ final class MlflowHttp {
   }
 
   void putOnce(String path, BodyPublisher body) throws IOException, InterruptedException {
-    try (InputStream answer =
-        stream(
-            request(path).header("Content-Type", "application/octet-stream").PUT(body).build())) {
-      answer.readAllBytes();
-    }
+    HttpRequest.Builder request =
+        request(path).header("Content-Type", "application/octet-stream").PUT(body);
+    exchange(request.build(), BodySubscribers.ofByteArray());
   }
 
-  /** The answer's body, to be closed by the caller; it ends in an IOException if it is cut. */
-  InputStream openOnce(String path) throws IOException, InterruptedException {
-    return stream(request(path).GET().build());
+  /**
+   * Gives an answer's body to {@code sink}, piece by piece. The JDK has the body as an InputStream
+   * too, but nothing interrupts a read of that in Java 17: a server that stops in mid-answer would
+   * hold the caller for ever.
+   *
+   * @throws IOException if the body is cut
+   */
+  void downloadOnce(String path, Consumer<byte[]> sink) throws IOException, InterruptedException {
+    BodySubscriber<Void> pieces =
+        BodySubscribers.ofByteArrayConsumer(piece -> piece.ifPresent(sink));
+    exchange(request(path).GET().build(), BodySubscribers.mapping(pieces, end -> new byte[0]));
   }
 
   /**
@@ -148,7 +161,7 @@ final class MlflowHttp {
    */
   <T> T retry(String what, long bytes, Attempt<T> attempt) {
     Timeout<Object> timeout =
-        Timeout.builder(SMALL_ANSWER.plusSeconds(bytes / SLOWEST_BYTES_PER_SECOND))
+        Timeout.builder(patience.plusSeconds(bytes / SLOWEST_BYTES_PER_SECOND))
             .withInterrupt()
             .build();
     try {
@@ -183,10 +196,7 @@ final class MlflowHttp {
   }
 
   private JsonNode answer(HttpRequest.Builder request) throws IOException, InterruptedException {
-    byte[] body;
-    try (InputStream stream = stream(request.build())) {
-      body = stream.readAllBytes();
-    }
+    byte[] body = exchange(request.build(), BodySubscribers.ofByteArray());
     try {
       return JSON.readTree(body);
     } catch (JsonProcessingException e) {
@@ -196,17 +206,17 @@ final class MlflowHttp {
     }
   }
 
-  private InputStream stream(HttpRequest request) throws IOException, InterruptedException {
-    HttpResponse<InputStream> response = CLIENT.send(request, BodyHandlers.ofInputStream());
+  /** Sends a request; an answer that is no success is an exception. */
+  private byte[] exchange(HttpRequest request, BodySubscriber<byte[]> success)
+      throws IOException, InterruptedException {
+    HttpResponse<byte[]> response =
+        CLIENT.send(
+            request,
+            answer -> isSuccess(answer.statusCode()) ? success : BodySubscribers.ofByteArray());
     int status = response.statusCode();
-    if (status >= 200 && status < 300) {
+    if (isSuccess(status)) {
       return response.body();
-    }
-    byte[] body;
-    try (InputStream stream = response.body()) {
-      body = stream.readNBytes(64 * 1024);
-    }
-    if (status < 400) {
+    } else if (status < 400) {
       throw new MlflowException(
           status,
           "",
@@ -214,11 +224,15 @@ final class MlflowHttp {
                   .formatted(credentials.host())
               + " tracking URI to where it leads");
     }
-    MlflowException refusal = refusal(status, new String(body, StandardCharsets.UTF_8));
+    MlflowException refusal = refusal(status, new String(response.body(), StandardCharsets.UTF_8));
     if (status == 429 || (status >= 500 && status != 501)) {
       throw new Unavailable(refusal, retryAfter(response));
     }
     throw refusal;
+  }
+
+  private static boolean isSuccess(int status) {
+    return status >= 200 && status < 300;
   }
 
   private MlflowException refusal(int status, String body) {

@@ -2,7 +2,6 @@ package com.example.lakehouse.mlflow.support;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
-import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -73,14 +72,11 @@ public final class ModelRegistry {
   }
 
   public ModelRegistry(Credentials credentials) {
-    this.http = new MlflowHttp(credentials);
+    this(new MlflowHttp(credentials));
   }
 
-  /**
-   * @param firstDelay before the second try; it doubles with each one
-   */
-  ModelRegistry(Credentials credentials, Duration firstDelay) {
-    this.http = new MlflowHttp(credentials, firstDelay);
+  ModelRegistry(MlflowHttp http) {
+    this.http = http;
   }
 
   /**

@@ -2,6 +2,7 @@ package com.example.lakehouse.mlflow.support;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowable;
 
 import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.mlflow.MlflowTest;
@@ -25,10 +26,14 @@ import java.util.Random;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.UUID;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.stream.Stream;
+import org.awaitility.Awaitility;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -39,7 +44,6 @@ import org.mlflow.tracking.MlflowClient;
 
 @MlflowTest
 class ArtifactStoreTest {
-  private static final Duration SOON = Duration.ofMillis(1);
   private static final String PROXY = "/api/2.0/mlflow-artifacts/artifacts";
 
   @TempDir Path folder;
@@ -62,7 +66,7 @@ class ArtifactStoreTest {
       artifacts = info.getArtifactUri();
     }
     proxy = new LoopbackProxy(server);
-    broken = new ArtifactStore(Credentials.of(proxy.uri()), SOON);
+    broken = new ArtifactStore(impatient(Credentials.of(proxy.uri())));
     target = folder.resolve("target");
     model = folder.resolve("model");
     write("MLmodel", "flavors: {}\n");
@@ -73,6 +77,10 @@ class ArtifactStoreTest {
   @AfterEach
   void closeProxy() {
     proxy.close();
+  }
+
+  private static MlflowHttp impatient(Credentials credentials) {
+    return new MlflowHttp(credentials, Duration.ofMillis(1), Duration.ofSeconds(60));
   }
 
   private void write(String name, String text) throws IOException {
@@ -445,6 +453,49 @@ class ArtifactStoreTest {
   }
 
   @Test
+  @Timeout(50)
+  void aServerThatStopsInMidAnswerIsAskedAgain() throws IOException {
+    ArtifactStore hasty =
+        new ArtifactStore(
+            new MlflowHttp(
+                Credentials.of(proxy.uri()), Duration.ofMillis(1), Duration.ofSeconds(2)));
+    proxy
+        .next("PUT .*MLmodel", LoopbackProxy.stallRequest())
+        .next("GET .*MLmodel", proxy.stallAnswer(5))
+        .next("GET .*artifacts$", LoopbackProxy.stallRequest());
+
+    hasty.upload(run, model, "model");
+
+    assertThat(contents(hasty.download(run, "model", target))).isEqualTo(contents(model));
+    assertThat(proxy.count("PUT .*MLmodel")).isEqualTo(3);
+  }
+
+  @Test
+  void anInterruptEndsADownloadAndLeavesNothing() throws Exception {
+    store.upload(run, model, "model");
+    proxy.each("GET .*part-0", proxy.stallAnswer(500_000));
+    AtomicReference<Throwable> failure = new AtomicReference<>();
+    AtomicBoolean interrupted = new AtomicBoolean();
+    Thread download =
+        new Thread(
+            () -> {
+              failure.set(catchThrowable(() -> broken.download(run, "model", target)));
+              interrupted.set(Thread.currentThread().isInterrupted());
+            });
+    download.start();
+    Awaitility.await().until(() -> proxy.count("GET .*part-0") == 1);
+
+    download.interrupt();
+    download.join(Duration.ofSeconds(30).toMillis());
+
+    assertThat(failure.get())
+        .isInstanceOf(MlflowException.class)
+        .hasMessageEndingWith("interrupted");
+    assertThat(interrupted).isTrue();
+    assertNothingIsLeft();
+  }
+
+  @Test
   void aDownloadThatIsAlwaysCutLeavesNothing() {
     store.upload(run, model, "model");
     proxy.each("GET .*part-0", proxy.cutAnswer(500_000));
@@ -523,7 +574,7 @@ class ArtifactStoreTest {
   void eachRequestHasTheLoginAlsoBelowAPath() throws IOException {
     try (LoopbackProxy gateway = new LoopbackProxy(server, "/team/mlflow")) {
       ArtifactStore behind =
-          new ArtifactStore(Credentials.login(gateway.uri(), "ann", "s3cret"), SOON);
+          new ArtifactStore(impatient(Credentials.login(gateway.uri(), "ann", "s3cret")));
 
       behind.upload(run, model, "model");
       assertThat(contents(behind.download(run, "model", target))).isEqualTo(contents(model));
@@ -536,7 +587,8 @@ class ArtifactStoreTest {
   @Test
   void aTokenIsInNoMessageAndFollowsNoRedirect() {
     try (LoopbackProxy other = new LoopbackProxy(server)) {
-      ArtifactStore withToken = new ArtifactStore(Credentials.token(proxy.uri(), "s3cret"), SOON);
+      ArtifactStore withToken =
+          new ArtifactStore(impatient(Credentials.token(proxy.uri(), "s3cret")));
       proxy
           .next("PUT", LoopbackProxy.answer(403, "Bearer s3cret may not write"))
           .next("PUT", LoopbackProxy.answer(302, "", Map.of("Location", other.uri() + "/api/x")));

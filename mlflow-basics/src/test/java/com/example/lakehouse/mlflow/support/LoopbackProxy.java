@@ -20,6 +20,7 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.regex.Pattern;
@@ -179,6 +180,34 @@ final class LoopbackProxy implements AutoCloseable {
       }
       throw new IOException("cut in the answer");
     };
+  }
+
+  /** The connection stays, but no more comes after so many bytes of the answer. */
+  Fault stallAnswer(int bytes) {
+    return exchange -> {
+      HttpResponse<InputStream> response = forward(exchange, body(exchange));
+      try (InputStream body = response.body()) {
+        exchange.sendResponseHeaders(
+            response.statusCode(), response.headers().firstValueAsLong("Content-Length").orElse(0));
+        exchange.getResponseBody().write(body.readNBytes(bytes));
+        exchange.getResponseBody().flush();
+      }
+      hang();
+    };
+  }
+
+  /** The connection stays, but no answer comes. */
+  static Fault stallRequest() {
+    return exchange -> hang();
+  }
+
+  private static void hang() throws IOException {
+    try {
+      new CountDownLatch(1).await();
+    } catch (InterruptedException e) {
+      // The gateway is closed.
+      throw new IOException(e);
+    }
   }
 
   /** Changes the first byte of what the client sends. */

@@ -25,7 +25,9 @@ import org.mlflow.tracking.MlflowClient;
 
 @MlflowTest
 class ModelRegistryTest {
-  private static final Duration SOON = Duration.ofMillis(1);
+  private static MlflowHttp impatient(Credentials credentials) {
+    return new MlflowHttp(credentials, Duration.ofMillis(1), Duration.ofSeconds(60));
+  }
 
   /** The server is shared, so each test has names of its own. */
   private final String name = "model-" + UUID.randomUUID();
@@ -42,7 +44,7 @@ class ModelRegistryTest {
       run = client.createRun().getRunId();
     }
     proxy = new LoopbackProxy(server.uri());
-    broken = new ModelRegistry(Credentials.of(proxy.uri()), SOON);
+    broken = new ModelRegistry(impatient(Credentials.of(proxy.uri())));
   }
 
   @AfterEach
@@ -307,7 +309,10 @@ class ModelRegistryTest {
   @Test
   @Timeout(30)
   void theServersRetryAfterGoesBeforeTheDelay() {
-    ModelRegistry patient = new ModelRegistry(Credentials.of(proxy.uri()), Duration.ofHours(1));
+    ModelRegistry patient =
+        new ModelRegistry(
+            new MlflowHttp(
+                Credentials.of(proxy.uri()), Duration.ofHours(1), Duration.ofSeconds(60)));
     proxy.next("search", LoopbackProxy.answer(429, "", Map.of("Retry-After", "0")));
 
     assertThat(patient.searchModels("name = '%s'".formatted(name))).isEmpty();
@@ -463,7 +468,8 @@ class ModelRegistryTest {
         .next("get$", LoopbackProxy.answer(403, echo.formatted("Bearer s3cret")))
         .next("get$", LoopbackProxy.answer(403, "<html>Bearer s3cret</html>"))
         .next("get$", LoopbackProxy.answer(200, "Hello, Bearer s3cret"));
-    ModelRegistry withToken = new ModelRegistry(Credentials.token(proxy.uri(), "s3cret"), SOON);
+    ModelRegistry withToken =
+        new ModelRegistry(impatient(Credentials.token(proxy.uri(), "s3cret")));
 
     assertThat(Stream.of(1, 2, 3))
         .allSatisfy(
@@ -483,7 +489,8 @@ class ModelRegistryTest {
           "get$",
           LoopbackProxy.answer(
               307, "", Map.of("Location", other.uri() + "/api/2.0/mlflow/registered-models/get")));
-      ModelRegistry withToken = new ModelRegistry(Credentials.token(proxy.uri(), "s3cret"), SOON);
+      ModelRegistry withToken =
+          new ModelRegistry(impatient(Credentials.token(proxy.uri(), "s3cret")));
 
       assertThatThrownBy(() -> withToken.model(name))
           .isInstanceOf(MlflowException.class)
