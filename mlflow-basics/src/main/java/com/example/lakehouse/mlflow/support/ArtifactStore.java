@@ -82,7 +82,7 @@ public final class ArtifactStore {
    */
   public record ArtifactFile(String path, boolean isFolder, long bytes) {}
 
-  /** A file or folder below the proxy's root, and the files beside it. */
+  /** A file or folder below the proxy's root, and its manifest, if there is one. */
   private record Found(String path, ArtifactFile artifact, Optional<ArtifactFile> manifest) {}
 
   public ArtifactStore(Credentials credentials) {
@@ -109,8 +109,11 @@ public final class ArtifactStore {
 
   /**
    * Uploads a file into the folder {@code path}, or what is in a folder as the folder {@code path}.
-   * Each file is read back and compared. The manifest comes last: register a model when this has
-   * returned, and it is whole.
+   * Each file is read back and compared, which takes about as long as the upload. The manifest
+   * comes last: register a model when this has returned, and it is whole.
+   *
+   * <p>Files that are there are replaced. What an earlier upload of a folder has left besides makes
+   * its downloads fail, so another model is better another folder.
    *
    * @param run a run's id, or a URI
    * @param path the artifact folder; empty for a file at the top. Empty folders are not uploaded:
