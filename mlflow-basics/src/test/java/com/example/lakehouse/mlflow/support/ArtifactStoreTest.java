@@ -356,6 +356,33 @@ class ArtifactStoreTest {
   }
 
   @Test
+  void anUploadThatCouldHaveNoManifestIsRefused() throws IOException {
+    Path empty = Files.createDirectories(folder.resolve("empty/empty"));
+
+    assertThatThrownBy(() -> broken.upload(run, model, ""))
+        .hasMessageStartingWith("a folder needs a path");
+    assertThatThrownBy(() -> broken.upload(run, model, "model.sha256"))
+        .hasMessageStartingWith("model.sha256: names that end in .sha256");
+    assertThatThrownBy(() -> broken.upload(run, empty.getParent(), "model"))
+        .hasMessageEndingWith("has no files");
+    assertThat(proxy.requests()).isEmpty();
+  }
+
+  @Test
+  void aSecondUploadReplacesFilesAndItsLeftoversAreFound() throws IOException {
+    store.upload(run, model, "model");
+    write("MLmodel", "flavors: {spark: {}}\n");
+    store.upload(run, model, "model");
+    assertThat(contents(store.download(run, "model", target))).isEqualTo(contents(model));
+
+    Files.delete(model.resolve("data/part-0"));
+    store.upload(run, model, "model");
+
+    assertThatThrownBy(() -> store.download(run, "model", target.resolve("again")))
+        .hasMessageEndingWith("missing [], added [data/part-0]");
+  }
+
+  @Test
   void aLinkToAFolderIsNotSilentlyLeftOut() throws IOException {
     Files.createSymbolicLink(model.resolve("link"), folder);
 
