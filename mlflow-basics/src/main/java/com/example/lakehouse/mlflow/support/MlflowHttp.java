@@ -106,10 +106,6 @@ final class MlflowHttp {
     return credentials;
   }
 
-  static ObjectMapper json() {
-    return JSON;
-  }
-
   /** A request that may be repeated. */
   JsonNode get(String path, Map<String, ?> query) {
     return retry("GET " + path, 0, before -> getOnce(path, query));
@@ -174,8 +170,10 @@ final class MlflowHttp {
       } else if (e.getCause() instanceof InterruptedException) {
         throw new MlflowException(lost(what, "interrupted"), e.getCause());
       }
-      throw new MlflowException(
-          lost(what, String.valueOf(e.getCause().getMessage())), e.getCause());
+      // A refused connection has no message.
+      String why = e.getCause().getMessage();
+      String name = e.getCause().getClass().getSimpleName();
+      throw new MlflowException(lost(what, why == null ? name : why), e.getCause());
     }
   }
 
