@@ -220,13 +220,13 @@ class ModelRegistryTest {
   @Test
   void aSearchReadsAllPages() {
     List<String> names =
-        IntStream.range(0, 205).mapToObj(i -> "%s-%03d".formatted(name, i)).toList();
+        IntStream.range(0, 105).mapToObj(i -> "%s-%03d".formatted(name, i)).toList();
     names.forEach(each -> broken.createModel(each, "", Map.of()));
 
     assertThat(broken.searchModels("name LIKE '%s-%%'".formatted(name)))
         .extracting(RegisteredModel::name)
         .isEqualTo(names);
-    assertThat(proxy.count("GET .*/registered-models/search")).as("pages of 100").isEqualTo(3);
+    assertThat(proxy.count("GET .*/registered-models/search")).as("pages of 100").isEqualTo(2);
   }
 
   @Test
