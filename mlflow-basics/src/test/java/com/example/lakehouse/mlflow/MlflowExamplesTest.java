@@ -2,6 +2,8 @@ package com.example.lakehouse.mlflow;
 
 import com.example.lakehouse.common.testing.ExampleContract;
 import com.example.lakehouse.mlflow.support.ArtifactStore;
+import com.example.lakehouse.mlflow.support.Credentials;
+import com.example.lakehouse.mlflow.support.MlflowException;
 import com.example.lakehouse.mlflow.support.ModelRegistry;
 import java.util.Set;
 import java.util.stream.Collectors;
@@ -15,6 +17,8 @@ class MlflowExamplesTest extends ExampleContract {
   @Override
   protected Set<String> copiedWithSnippets() {
     return Stream.of(
+            Credentials.class,
+            MlflowException.class,
             ArtifactStore.class,
             ArtifactStore.ArtifactFile.class,
             ModelRegistry.class,
