@@ -121,6 +121,8 @@ public final class ModelRegistry {
   }
 
   /**
+   * A model by its name.
+   *
    * @throws MlflowException {@code RESOURCE_DOES_NOT_EXIST} if there is no such model
    */
   public RegisteredModel model(String name) {
@@ -199,6 +201,8 @@ public final class ModelRegistry {
   }
 
   /**
+   * A version by its number.
+   *
    * @throws MlflowException {@code RESOURCE_DOES_NOT_EXIST} if there is no such version
    */
   public ModelVersion version(String name, int version) {
