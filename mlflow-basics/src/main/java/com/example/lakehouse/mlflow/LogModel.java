@@ -15,18 +15,17 @@ import com.example.lakehouse.mlflow.support.MlflowException;
 import com.example.lakehouse.mlflow.support.MlflowServer;
 import com.example.lakehouse.mlflow.support.ModelRegistry;
 import com.example.lakehouse.mlflow.support.ModelRegistry.ModelVersion;
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.time.Instant;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
@@ -38,9 +37,11 @@ import org.apache.spark.ml.feature.SQLTransformer;
 import org.apache.spark.ml.feature.StringIndexer;
 import org.apache.spark.ml.feature.VectorAssembler;
 import org.apache.spark.ml.regression.DecisionTreeRegressor;
+import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Encoders;
 import org.apache.spark.sql.Row;
+import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.types.ArrayType;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DecimalType;
@@ -128,8 +129,8 @@ public final class LogModel {
 
   /**
    * Writes a pipeline as an MLflow model: {@code MLmodel} with the flavors {@code spark} and {@code
-   * python_function}, the signature, an input example of 5 rows, what Python needs to load it, and
-   * the pipeline itself in {@code sparkml}.
+   * python_function}, the signature, an input example of up to 5 rows, what Python needs to load
+   * it, and the pipeline itself in {@code sparkml}.
    *
    * @param model has a column {@code prediction}: Python gives that one back
    * @param example rows to predict; the signature has those of its columns that the model cannot do
@@ -218,64 +219,70 @@ public final class LogModel {
     return inputs;
   }
 
-  /** In the form of pandas' {@code orient="split"}, the only one in which MLflow reads it back. */
-  private static Map<String, Object> split(Dataset<Row> example, StructType inputs)
-      throws IOException {
+  /**
+   * In the form of pandas' {@code orient="split"}, and without NULL, which pandas has not for whole
+   * numbers: MLflow reads no other example back.
+   */
+  private static ObjectNode split(Dataset<Row> example, StructType inputs) throws IOException {
     Map<String, String> options =
         Map.of("ignoreNullFields", "false", "timestampFormat", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS");
-    List<List<JsonNode>> data = new ArrayList<>();
+    ObjectNode split = JSON.createObjectNode();
+    ArrayNode columns = split.putArray("columns");
+    for (String name : inputs.fieldNames()) {
+      columns.add(name);
+    }
+    ArrayNode data = split.putArray("data");
     for (String row :
         example
+            .select(Arrays.stream(inputs.fieldNames()).map(LogModel::column).toArray(Column[]::new))
+            .na()
+            .drop()
             .select(to_json(struct(col("*")), options))
             .as(Encoders.STRING())
             .takeAsList(EXAMPLE_ROWS)) {
-      JsonNode fields = JSON.readTree(row);
-      data.add(Arrays.stream(inputs.fieldNames()).map(fields::get).toList());
+      // Its fields are in the order of the columns.
+      JSON.readTree(row).forEach(data.addArray()::add);
     }
-    Map<String, Object> split = new LinkedHashMap<>();
-    split.put("columns", inputs.fieldNames());
-    split.put("data", data);
     return split;
   }
 
-  private static List<Map<String, Object>> columns(StructType schema) {
+  /** Whatever its name is. */
+  private static Column column(String name) {
+    return col("`" + name.replace("`", "``") + "`");
+  }
+
+  private static List<ObjectNode> columns(StructType schema) {
     return Arrays.stream(schema.fields())
-        .map(
-            field -> {
-              Map<String, Object> column = column(field.name(), field.dataType());
-              column.put("name", field.name());
-              return column;
-            })
+        .map(field -> column(field.name(), field.dataType()).put("name", field.name()))
         .toList();
   }
 
-  private static Map<String, Object> column(String name, DataType type) {
-    Map<String, Object> column = new LinkedHashMap<>(mlflowType(name, type));
-    column.put("required", true);
-    return column;
+  private static ObjectNode column(String name, DataType type) {
+    return mlflowType(name, type).put("required", true);
   }
 
   /**
    * MLflow knows neither dates, which come back as timestamps, nor decimals. A double stands for
    * each decimal of up to 15 digits, and for that only.
    */
-  private static Map<String, Object> mlflowType(String name, DataType type) {
+  private static ObjectNode mlflowType(String name, DataType type) {
+    ObjectNode mlflow = JSON.createObjectNode();
     if (type instanceof ArrayType array) {
-      return Map.of("type", "array", "items", mlflowType(name, array.elementType()));
+      mlflow.put("type", "array").set("items", mlflowType(name, array.elementType()));
+      return mlflow;
     } else if (type instanceof DecimalType decimal && decimal.precision() <= 15) {
-      return Map.of("type", "double");
+      return mlflow.put("type", "double");
     }
-    return Map.of(
-        "type",
-        switch (type.typeName()) {
-          case "byte", "short", "integer" -> "integer";
-          case "date", "timestamp" -> "datetime";
-          case "boolean", "long", "float", "double", "string", "binary" -> type.typeName();
-          default ->
-              throw new IllegalArgumentException(
-                  "MLflow's signature has no type for %s %s: cast it before the pipeline, or put what makes it into the pipeline"
-                      .formatted(name, type.sql()));
-        });
+    return switch (type.typeName()) {
+      case "byte", "short", "integer" -> mlflow.put("type", "integer");
+      case "date", "timestamp" -> mlflow.put("type", "datetime");
+      case "boolean", "long", "float", "double", "string", "binary" ->
+          mlflow.put("type", type.typeName());
+      default ->
+          throw new IllegalArgumentException(
+              "MLflow's signature has no type for %s %s: cast it before the pipeline, or make it in the pipeline"
+                  .formatted(name, type.sql()));
+    };
   }
 
   /** As text in YAML. */
@@ -360,6 +367,7 @@ public final class LogModel {
         LogModel.class,
         args,
         notebook -> {
+          SparkSession spark = notebook.spark();
           Path folder = notebook.sandbox().folder();
           SampleData shop = notebook.sampleData(3_000);
           Dataset<Row> baskets =
@@ -381,15 +389,15 @@ public final class LogModel {
               notebook.text(
                   "%s", files.map(f -> f.getFileName().toString()).sorted().collect(joining(", ")));
             }
+            Dataset<Row> mlmodel = spark.read().text(saved.resolve("MLmodel").toUri().toString());
+            notebook.table("MLmodel begins with how to load it", mlmodel.limit(12));
+            notebook.table(
+                "and has the signature: the four columns that the pipeline takes, not the key, not"
+                    + " the label",
+                mlmodel.where("value RLIKE '^ +(inputs|outputs):'"));
+            notebook.text("MLflow has no type for DATE and DECIMAL: they are datetime and double.");
             notebook.text(
-                "MLmodel, which says how to load it:\n%s",
-                Files.readString(saved.resolve("MLmodel")));
-            notebook.text(
-                "The signature has the four columns that the pipeline takes: not the key, not the"
-                    + " label. MLflow has no type for DATE and DECIMAL: they are datetime and"
-                    + " double there.");
-            notebook.text(
-                "The input example:\n%s", Files.readString(saved.resolve("input_example.json")));
+                "The input example: %s", Files.readString(saved.resolve("input_example.json")));
 
             notebook.step("Log it to a run, and register it with the digest of its files");
             String experiment = mlflow.client().createExperiment("log-model-" + UUID.randomUUID());
@@ -409,25 +417,20 @@ public final class LogModel {
                 "Of %,d predictions, %,d differ.", before.count(), before.exceptAll(after).count());
 
             notebook.step("Python loads the same model as its own");
-            notebook.text(
-                """
-                import mlflow
-                mlflow.set_tracking_uri("%s")
-                model = mlflow.pyfunc.load_model("models:/%s@champion")
-                model.predict(model.input_example)\
-                """
-                    .formatted(mlflow.uri(), name));
+            notebook.text("import mlflow");
+            notebook.text("mlflow.set_tracking_uri('%s')", mlflow.uri());
+            notebook.text("model = mlflow.pyfunc.load_model('models:/%s@champion')", name);
+            notebook.text("model.predict(model.input_example)");
 
-            notebook.step(
-                "A file that is changed on the server is found before the model is loaded");
-            Path other = folder.resolve("other");
-            save(train(baskets, 1), baskets, other);
-            mlflow.artifacts().upload(run, other, ARTIFACT_PATH);
+            notebook.step("Somebody changes a file on the server, and the checksums beside it");
+            Path forged = mlflow.artifacts().download(version.uri(), "", folder.resolve("forged"));
+            Files.writeString(forged.resolve("requirements.txt"), "pyspark==3.5.0\n");
+            mlflow.artifacts().upload(run, forged, ARTIFACT_PATH);
             try {
               load(mlflow.artifacts(), version, folder.resolve("checked"));
-              throw new IllegalStateException("a changed model was loaded");
+              throw new IllegalStateException("a model that was changed was loaded");
             } catch (MlflowException e) {
-              notebook.text("Refused: %s", e.getMessage());
+              notebook.text("Refused, before Spark reads any of it: %s", e.getMessage());
             }
           }
         });
