@@ -57,7 +57,7 @@ public final class CompareRuns {
    *     ends with a backslash, or the key has a quote or a backtick, as no key in MLflow does
    */
   public static String is(String kind, String key, String value) {
-    if (value.contains("'") && value.contains("\"") || value.endsWith("\\")) {
+    if ((value.contains("'") && value.contains("\"")) || value.endsWith("\\")) {
       throw new IllegalArgumentException("MLflow has no filter for this value: " + value);
     }
     char quote = value.contains("'") ? '"' : '\'';

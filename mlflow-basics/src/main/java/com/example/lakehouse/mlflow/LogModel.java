@@ -208,15 +208,21 @@ public final class LogModel {
               Arrays.stream(inputs.fields())
                   .filter(other -> !other.name().equals(field.name()))
                   .toArray(StructField[]::new));
-      try {
-        model.transformSchema(rest);
+      if (accepts(model, rest)) {
         inputs = rest;
-      } catch (Exception e) {
-        // It is needed. What Spark throws depends on the stage that needs it.
-        continue;
       }
     }
     return inputs;
+  }
+
+  private static boolean accepts(PipelineModel model, StructType schema) {
+    try {
+      model.transformSchema(schema);
+      return true;
+    } catch (Exception e) {
+      // What Spark throws depends on the stage that needs a column.
+      return false;
+    }
   }
 
   /**

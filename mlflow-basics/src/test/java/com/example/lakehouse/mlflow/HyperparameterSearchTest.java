@@ -142,18 +142,13 @@ class HyperparameterSearchTest {
   @Test
   void aTrialThatFailsSaysWhyAndTheOthersGoOn() throws Exception {
     Objective objective =
-        settings -> {
-          switch (settings.get("maxDepth")) {
-            case 2:
-              throw new IllegalArgumentException("too few bins");
-            case 4:
-              return Double.NaN;
-            case 5:
-              return Double.NEGATIVE_INFINITY;
-            default:
-              return loss(settings);
-          }
-        };
+        settings ->
+            switch (settings.get("maxDepth")) {
+              case 2 -> throw new IllegalArgumentException("too few bins");
+              case 4 -> Double.NaN;
+              case 5 -> Double.NEGATIVE_INFINITY;
+              default -> loss(settings);
+            };
 
     List<Trial> trials =
         HyperparameterSearch.search(

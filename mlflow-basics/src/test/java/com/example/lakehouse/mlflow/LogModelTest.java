@@ -304,7 +304,7 @@ class LogModelTest {
   static final class Scorer {
     public static void main(String[] args) {
       SparkSession spark = SparkSessions.open("scorer");
-      Credentials server = Credentials.none(args[0]);
+      Credentials server = Credentials.of(args[0]);
       ModelVersion champion = new ModelRegistry(server).byAlias(args[1], "champion").orElseThrow();
       LogModel.load(new ArtifactStore(server), champion, Path.of(args[2]))
           .transform(spark.read().parquet(args[3]))
@@ -442,7 +442,7 @@ class LogModelTest {
   void aModelIsDownloadedOnceAndCheckedEachTime(MlflowServer mlflow) throws IOException {
     Path target = folder.resolve("kept");
     LogModel.load(mlflow.artifacts(), version, target);
-    ArtifactStore nowhere = new ArtifactStore(Credentials.none("http://127.0.0.1:9"));
+    ArtifactStore nowhere = new ArtifactStore(Credentials.of("http://127.0.0.1:9"));
 
     assertThat(predictions(LogModel.load(nowhere, version, target))).isEqualTo(predictions(model));
 

@@ -2,6 +2,7 @@ package com.example.lakehouse.mlflow;
 
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
@@ -276,7 +277,7 @@ class RegisterModelTest {
             byte[] body = exchange.getRequestBody().readAllBytes();
             boolean put = exchange.getRequestMethod().equals("PUT");
             int status = 413;
-            byte[] answer = "too large".getBytes();
+            byte[] answer = "too large".getBytes(UTF_8);
             if (!put || puts.incrementAndGet() <= takes) {
               HttpRequest request =
                   HttpRequest.newBuilder(URI.create(server + exchange.getRequestURI()))
@@ -296,7 +297,7 @@ class RegisterModelTest {
     }
 
     ArtifactStore artifacts() {
-      return new ArtifactStore(Credentials.none("http://127.0.0.1:" + http.getAddress().getPort()));
+      return new ArtifactStore(Credentials.of("http://127.0.0.1:" + http.getAddress().getPort()));
     }
 
     @Override

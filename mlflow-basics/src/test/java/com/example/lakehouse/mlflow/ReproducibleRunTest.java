@@ -165,7 +165,7 @@ class ReproducibleRunTest {
   static final class Retrainer {
     public static void main(String[] args) throws IOException {
       SparkSession spark = SparkSessions.open("retrainer");
-      try (MlflowClient client = Credentials.none(args[0]).client()) {
+      try (MlflowClient client = Credentials.of(args[0]).client()) {
         ReproducibleRun.retrain(spark, client, args[1]).save(args[2]);
       }
       SparkSessions.close(spark);

@@ -538,8 +538,8 @@ public final class ArtifactStore {
     } else {
       throw new MlflowException(
           ("%s keeps its files at %s, not behind the server: start the server with"
-               + " --serve-artifacts and --artifacts-destination, without --default-artifact-root,"
-               + " and log into a new experiment")
+                  + " --serve-artifacts and --artifacts-destination, without --default-artifact-root,"
+                  + " and log into a new experiment")
               .formatted(run, uri.replaceAll("(?<=//)[^/@]*@", "")));
     }
     path = path.replaceAll("/+$", "");

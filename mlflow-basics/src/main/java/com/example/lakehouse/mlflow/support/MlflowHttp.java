@@ -59,6 +59,8 @@ final class MlflowHttp {
   @FunctionalInterface
   interface Attempt<T> {
     /**
+     * Makes the try.
+     *
      * @param before how many tries there were before; what they asked for may have been done, with
      *     the answer lost
      * @throws IOException if another try may help

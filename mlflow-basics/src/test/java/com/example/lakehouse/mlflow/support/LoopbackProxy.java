@@ -45,6 +45,8 @@ final class LoopbackProxy implements AutoCloseable {
   @FunctionalInterface
   interface Fault {
     /**
+     * Answers the request, or does not.
+     *
      * @throws IOException to cut the connection
      */
     void handle(HttpExchange exchange) throws IOException;

@@ -40,6 +40,8 @@ public final class OtherSessions {
       String name, long rowsOut, long shuffleBytes, long spillBytes, int tasks, long millis) {}
 
   /**
+   * Runs the query once for each of the settings, in a JVM of its own.
+   *
    * @param heap of the other JVM, such as {@code 512m}
    * @param rows for the query
    * @param settings for each session, by a name for it
