@@ -139,7 +139,7 @@ final class Svg {
     categories.setMaximumCategoryLabelWidthRatio(0.4f);
     categories.setMaximumCategoryLabelLines(2);
     style(plot.getRangeAxis());
-    plot.getRangeAxis().setUpperMargin(0.15);
+    plot.getRangeAxis().setUpperMargin(0.25);
     BarRenderer bars = (BarRenderer) plot.getRenderer();
     bars.setBarPainter(new StandardBarPainter());
     bars.setShadowVisible(false);
@@ -161,5 +161,9 @@ final class Svg {
     axis.setTickLabelPaint(INK);
     axis.setTickLabelFont(FONT);
     axis.setAxisLineVisible(false);
+    // Ten million would be 1E7.
+    ((NumberAxis) axis)
+        .setNumberFormatOverride(
+            new DecimalFormat("#,##0.####", DecimalFormatSymbols.getInstance(Locale.ROOT)));
   }
 }
