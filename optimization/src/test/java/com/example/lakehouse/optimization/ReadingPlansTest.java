@@ -136,21 +136,14 @@ class ReadingPlansTest {
 
     assertThat(query).hasRowsInOrder(expected());
 
+    // Both sides turn out small enough: the shuffle that ends first is the one that is broadcast.
+    List<String> side = List.of("FileScan", "ColumnarToRow", "Filter", "Project");
+    List<String> shuffled = List.of("Exchange", "AQEShuffleRead");
     assertThat(names(spark, ReadingPlans.finalPlan(query)))
-        .containsExactly(
-            "FileScan",
-            "ColumnarToRow",
-            "Filter",
-            "Project",
-            "Exchange",
-            "AQEShuffleRead",
-            "FileScan",
-            "ColumnarToRow",
-            "Filter",
-            "Project",
-            "Exchange",
-            "AQEShuffleRead",
-            "BroadcastExchange",
+        .startsWith(side.toArray(String[]::new))
+        .containsSubsequence(shuffled)
+        .containsOnlyOnce("BroadcastExchange")
+        .endsWith(
             "BroadcastHashJoin",
             "Project",
             "HashAggregate",
@@ -159,7 +152,8 @@ class ReadingPlansTest {
             "HashAggregate",
             "Exchange",
             "AQEShuffleRead",
-            "Sort");
+            "Sort")
+        .hasSize(22);
     // And the initial one is still there.
     assertThat(names(spark, ReadingPlans.initialPlan(query))).contains("SortMergeJoin");
   }
