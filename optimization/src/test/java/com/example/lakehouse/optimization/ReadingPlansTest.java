@@ -218,6 +218,16 @@ class ReadingPlansTest {
   }
 
   @Test
+  void aSubqueryIsPartOfThePlan(SparkSession spark) {
+    Dataset<Row> query =
+        spark.sql(
+            "SELECT name FROM customers WHERE customer_id = (SELECT max(customer_id) FROM customers)");
+    query.collectAsList();
+
+    assertThat(rowsOut(spark, ReadingPlans.finalPlan(query), "FileScan")).hasSize(2);
+  }
+
+  @Test
   void aQueryThatHasNotRunHasNoFinalPlan(SparkSession spark) {
     Dataset<Row> query = ReadingPlans.revenueByCountry(spark);
 
