@@ -179,7 +179,10 @@ public final class DynamicPartitionPruning {
           notebook.step("What disables it");
           spark
               .udf()
-              .register("is_march", (UDF1<String, Boolean>) "March"::equals, DataTypes.BooleanType);
+              .register(
+                  "is_march",
+                  (UDF1<String, Boolean>) name -> name.equals("March"),
+                  DataTypes.BooleanType);
           spark.sql("SELECT month, name FROM months").createOrReplaceTempView("m");
           List<Row> forms = new ArrayList<>();
           Map<String, String> queries = new LinkedHashMap<>();
