@@ -141,7 +141,7 @@ public final class ModelRegistry {
 
   /** Sets a tag of a model. */
   public void setTag(String name, String key, String value) {
-    send("POST", MODELS + "set-tag", Map.of("name", name, "key", key, "value", value));
+    set(MODELS + "set-tag", Map.of("name", name, "key", key, "value", value));
   }
 
   /** Deletes a tag of a model. */
@@ -234,8 +234,7 @@ public final class ModelRegistry {
 
   /** Sets a tag of a version. */
   public void setVersionTag(String name, int version, String key, String value) {
-    send(
-        "POST", VERSIONS + "set-tag", with(key(name, version), Map.of("key", key, "value", value)));
+    set(VERSIONS + "set-tag", with(key(name, version), Map.of("key", key, "value", value)));
   }
 
   /** Deletes a tag of a version. */
@@ -259,7 +258,7 @@ public final class ModelRegistry {
    *     v1}
    */
   public void setAlias(String name, String alias, int version) {
-    send("POST", MODELS + "alias", with(key(name, version), Map.of("alias", alias)));
+    set(MODELS + "alias", with(key(name, version), Map.of("alias", alias)));
   }
 
   /** Deletes an alias; the version that it stood for stays. */
@@ -288,8 +287,25 @@ public final class ModelRegistry {
         .asText();
   }
 
-  private void send(String method, String path, Map<String, ?> body) {
-    http.retry(method + " " + path, 0, before -> http.sendOnce(method, path, body));
+  /**
+   * Of two requests at once for a tag or an alias that is new, MLflow refuses one: its store looks
+   * for the row, and then inserts it. The second time the row is there.
+   */
+  private void set(String path, Map<String, ?> body) {
+    http.retry(
+        "POST " + path,
+        0,
+        before -> {
+          try {
+            return http.sendOnce("POST", path, body);
+          } catch (MlflowException e) {
+            // What its database refuses; what is wrong with a value has other codes.
+            if (e.errorCode().equals("BAD_REQUEST")) {
+              return http.sendOnce("POST", path, body);
+            }
+            throw e;
+          }
+        });
   }
 
   /** What is gone at a second try was deleted by the first. */

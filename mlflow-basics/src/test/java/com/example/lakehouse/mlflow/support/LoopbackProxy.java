@@ -29,7 +29,7 @@ import java.util.regex.Pattern;
  * A gateway on the loopback interface before a real MLflow server. It breaks the requests that it
  * is told to, and passes on the others.
  */
-final class LoopbackProxy implements AutoCloseable {
+public final class LoopbackProxy implements AutoCloseable {
   private static final HttpClient CLIENT =
       HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
 
@@ -43,7 +43,7 @@ final class LoopbackProxy implements AutoCloseable {
 
   /** What is done with a request in place of passing it on. */
   @FunctionalInterface
-  interface Fault {
+  public interface Fault {
     /**
      * Answers the request, or does not.
      *
@@ -55,7 +55,7 @@ final class LoopbackProxy implements AutoCloseable {
   private record Rule(Pattern request, Fault fault, boolean once) {}
 
   /** A gateway before {@code upstream}. */
-  LoopbackProxy(String upstream) {
+  public LoopbackProxy(String upstream) {
     this(upstream, "");
   }
 
@@ -73,7 +73,7 @@ final class LoopbackProxy implements AutoCloseable {
     server.start();
   }
 
-  String uri() {
+  public String uri() {
     return "http://127.0.0.1:" + server.getAddress().getPort() + prefix;
   }
 
@@ -82,12 +82,12 @@ final class LoopbackProxy implements AutoCloseable {
    *
    * @param pattern of the method and the decoded path, such as {@code PUT .*model.bin}
    */
-  LoopbackProxy next(String pattern, Fault fault) {
+  public LoopbackProxy next(String pattern, Fault fault) {
     return rule(pattern, fault, true);
   }
 
   /** Breaks each request that {@code pattern} is found in. */
-  LoopbackProxy each(String pattern, Fault fault) {
+  public LoopbackProxy each(String pattern, Fault fault) {
     return rule(pattern, fault, false);
   }
 
@@ -110,12 +110,12 @@ final class LoopbackProxy implements AutoCloseable {
   }
 
   /** Methods and decoded paths, in order. */
-  List<String> requests() {
+  public List<String> requests() {
     return requests;
   }
 
   /** How many requests {@code pattern} is found in. */
-  long count(String pattern) {
+  public long count(String pattern) {
     return requests.stream().filter(Pattern.compile(pattern).asPredicate()).count();
   }
 
@@ -137,11 +137,11 @@ final class LoopbackProxy implements AutoCloseable {
   }
 
   /** An answer of the gateway's own; what was sent is read first. */
-  static Fault answer(int status, String body) {
+  public static Fault answer(int status, String body) {
     return answer(status, body, Map.of());
   }
 
-  static Fault answer(int status, String body, Map<String, String> headers) {
+  public static Fault answer(int status, String body, Map<String, String> headers) {
     return exchange -> {
       exchange.getRequestBody().readAllBytes();
       headers.forEach(exchange.getResponseHeaders()::set);
@@ -153,7 +153,7 @@ final class LoopbackProxy implements AutoCloseable {
   }
 
   /** The server gets the request, and the connection is cut before its answer. */
-  Fault loseAnswer() {
+  public Fault loseAnswer() {
     return exchange -> {
       try (InputStream answer = forward(exchange, body(exchange)).body()) {
         answer.readAllBytes();
@@ -163,7 +163,7 @@ final class LoopbackProxy implements AutoCloseable {
   }
 
   /** The connection is cut after so many bytes of what the client sends. */
-  static Fault cutRequest(int bytes) {
+  public static Fault cutRequest(int bytes) {
     return exchange -> {
       exchange.getRequestBody().readNBytes(bytes);
       throw new IOException("cut in the request");
@@ -222,7 +222,7 @@ final class LoopbackProxy implements AutoCloseable {
   }
 
   /** Passes a request on. */
-  void pass(HttpExchange exchange) throws IOException {
+  public void pass(HttpExchange exchange) throws IOException {
     relay(exchange, forward(exchange, body(exchange)));
   }
 

@@ -11,6 +11,7 @@ import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -191,6 +192,43 @@ class ModelRegistryTest {
 
     assertThat(registry.byAlias(name, "champion")).isEmpty();
     assertRefused("RESOURCE_DOES_NOT_EXIST", 404, () -> registry.deleteVersion(name, 1));
+  }
+
+  /** Of eight inserts of one row MLflow's store refuses up to seven. */
+  @Test
+  void aNewAliasOrTagThatManySetAtOnceIsSetForEach() {
+    registry.createModel(name, "", Map.of());
+    newVersion();
+
+    IntStream.range(0, 10)
+        .forEach(
+            round ->
+                IntStream.range(0, 8)
+                    .mapToObj(
+                        i ->
+                            CompletableFuture.runAsync(
+                                () -> {
+                                  registry.setAlias(name, "alias-" + round, 1);
+                                  registry.setTag(name, "tag-" + round, "same");
+                                  registry.setVersionTag(name, 1, "tag-" + round, "same");
+                                },
+                                task -> new Thread(task).start()))
+                    .toList()
+                    .forEach(CompletableFuture::join));
+
+    assertThat(registry.model(name).aliases()).hasSize(10).containsValue(1);
+    assertThat(registry.model(name).tags()).hasSize(10).containsEntry("tag-9", "same");
+    assertThat(registry.version(name, 1).tags()).hasSize(10).containsEntry("tag-9", "same");
+  }
+
+  @Test
+  void whatTheDatabaseRefusesTwiceIsAnError() {
+    proxy.each(
+        "registered-models/set-tag",
+        LoopbackProxy.answer(400, "{\"error_code\": \"BAD_REQUEST\", \"message\": \"no\"}"));
+
+    assertRefused("BAD_REQUEST", 400, () -> broken.setTag(name, "key", "value"));
+    assertThat(proxy.requests()).hasSize(2);
   }
 
   @Test
