@@ -97,11 +97,11 @@ public final class PromoteModel {
    * needs no opponent. The alias of the challenger stays, until the next one takes it.
    *
    * <p>The registry moves an alias in one request and knows no condition for it. So the champion is
-   * asked for once more before its alias is moved; if it has changed during the measurement, the
-   * challenger is measured against the new one. What remains is the time of two requests: of two
-   * challengers that move the alias within it, both better than the champion they replace, the
-   * later one stays, be it the better one or not. There is always one champion, and its tag always
-   * names a champion that it won against, because the tag is written first.
+   * asked for once more after the measurement; if it has changed, the challenger is measured
+   * against the new one. What remains is the time of three requests, or of their repetitions if the
+   * server is away: of two challengers that move the alias within it, both better than the champion
+   * they replace, the later one stays, be it the better one or not. There is always one champion,
+   * and its tag always names a champion that it won against, because the tag is written first.
    *
    * @param error of a version on held-out data, such as {@link #rmse}; the lower the better
    * @param margin in the unit of the error, not negative; an equal error is no win
@@ -131,11 +131,11 @@ public final class PromoteModel {
       double championError = other ? measure(error, champion.get()) : Double.NaN;
       boolean wins = other ? championError - challengerError > margin : before == 0;
       if (wins) {
-        if (before != 0) {
-          registry.setVersionTag(name, challenger.version(), REPLACED_TAG, String.valueOf(before));
-        }
         if (registry.byAlias(name, CHAMPION).map(ModelVersion::version).orElse(0) != before) {
           continue;
+        }
+        if (before != 0) {
+          registry.setVersionTag(name, challenger.version(), REPLACED_TAG, String.valueOf(before));
         }
         registry.setAlias(name, CHAMPION, challenger.version());
       }

@@ -329,9 +329,7 @@ class PromoteModelTest {
     assertThat(decision).isEqualTo(new Decision(promoted, 3, errorOf3, 2, 8, 0));
     assertThat(champion()).isEqualTo(champion);
     assertThat(measured).as("each of them once").containsExactly(2, 1, 3);
-    if (promoted) {
-      assertThat(tag(2, REPLACED_TAG)).hasValue("3");
-    }
+    assertThat(tag(2, REPLACED_TAG)).isEqualTo(promoted ? Optional.of("3") : Optional.empty());
   }
 
   @Test
