@@ -76,8 +76,9 @@ public final class FastLocalTests {
    * Spark does when the JVM ends. A {@code spark.*} system property wins over {@link #settings}.
    */
   public static SparkSession session() {
+    // Not one that is stopped.
     Optional<SparkSession> running = OptionConverters.toJava(SparkSession.getDefaultSession());
-    if (running.isPresent() && !running.get().sparkContext().isStopped()) {
+    if (running.isPresent()) {
       return running.get();
     }
     SparkConf conf = new SparkConf().setAppName("tests");
@@ -180,7 +181,8 @@ public final class FastLocalTests {
                 tasks.bar(name, counted.tasks());
                 times.bar(name, counted.time().toMillis());
               });
-          notebook.table("with one of Spark's defaults put back at a time", table(spark, tests));
+          notebook.table(
+              "with one of Spark's defaults put back at a time", Counted.table(spark, tests));
           notebook.chart(tasks);
           notebook.chart(times);
           notebook.text(
@@ -202,7 +204,7 @@ public final class FastLocalTests {
           spark.conf().set(SHUFFLE_PARTITIONS, "2");
           notebook.table(
               "one batch of a stream that counts, with a quarter of the default",
-              table(spark, streams));
+              Counted.table(spark, streams));
           notebook.text(
               "Adaptive execution is off for streams: each partition is a task, and a state store"
                   + " with files of its own, in every batch.");
@@ -248,16 +250,5 @@ public final class FastLocalTests {
     if (spark.conf().isModifiable(key)) {
       spark.conf().set(key, value);
     }
-  }
-
-  private static Dataset<Row> table(SparkSession spark, Map<String, Counted> counted) {
-    List<Row> rows = new ArrayList<>();
-    counted.forEach(
-        (name, c) ->
-            rows.add(
-                RowFactory.create(name, c.jobs(), c.tasks(), c.classes(), c.time().toMillis())));
-    return spark.createDataFrame(
-        rows,
-        StructType.fromDDL("settings STRING, jobs INT, tasks INT, classes INT, millis BIGINT"));
   }
 }

@@ -16,6 +16,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Function;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
@@ -182,6 +183,24 @@ public final class PredicatePushdown {
           notebook.profiles("with and without", profiles);
 
           notebook.step("From Java: BigDecimal, and ranges of dates");
+          Function<Map<String, Dataset<Row>>, Dataset<Row>> asRead =
+              queries -> {
+                List<Row> found = new ArrayList<>();
+                queries.forEach(
+                    (name, query) -> {
+                      QueryProfile profile = QueryProfile.of(query);
+                      found.add(
+                          RowFactory.create(
+                              name,
+                              pushedFilters(query),
+                              profile.rowsRead(),
+                              profile.rowsOut().orElseThrow()));
+                    });
+                return spark.createDataFrame(
+                    found,
+                    StructType.fromDDL(
+                        "condition STRING, pushed STRING, rows_read BIGINT, rows_out BIGINT"));
+              };
           byId.orderBy("amount").coalesce(1).write().parquet(notebook.sandbox().path("by_amount"));
           Dataset<Row> byAmount = spark.read().parquet(notebook.sandbox().path("by_amount"));
           BigDecimal amount = new BigDecimal("1000.50");
@@ -193,7 +212,7 @@ public final class PredicatePushdown {
           java.put(
               "year(order_date), month(order_date)",
               orders.where("year(order_date) = 2025 AND month(order_date) = 6"));
-          notebook.table("two pairs that find the same rows", read(spark, java));
+          notebook.table("two pairs that find the same rows", asRead.apply(java));
 
           notebook.step("Pushed down, and of no use");
           Map<String, Dataset<Row>> useless = new LinkedHashMap<>();
@@ -207,7 +226,7 @@ public final class PredicatePushdown {
           useless.put(
               "order_time as TIMESTAMP_MICROS",
               spark.read().parquet(notebook.sandbox().path("micros")).where(day));
-          notebook.table("on the file by order number", read(spark, useless));
+          notebook.table("on the file by order number", asRead.apply(useless));
           notebook.text(
               "Each row group has orders of every status, so that none can be left out: the rows"
                   + " must be sorted or clustered by what queries filter on. The end of a text has"
@@ -277,19 +296,5 @@ public final class PredicatePushdown {
                   + " and indexes are looked at first. For a table that fits into one row group,"
                   + " none of this matters.");
         });
-  }
-
-  private static Dataset<Row> read(SparkSession spark, Map<String, Dataset<Row>> queries) {
-    List<Row> rows = new ArrayList<>();
-    queries.forEach(
-        (name, query) -> {
-          QueryProfile profile = QueryProfile.of(query);
-          rows.add(
-              RowFactory.create(
-                  name, pushedFilters(query), profile.rowsRead(), profile.rowsOut().orElseThrow()));
-        });
-    return spark.createDataFrame(
-        rows,
-        StructType.fromDDL("condition STRING, pushed STRING, rows_read BIGINT, rows_out BIGINT"));
   }
 }

@@ -14,6 +14,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalLong;
+import java.util.function.Consumer;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
@@ -152,7 +153,20 @@ public final class TableStatistics {
           Map<String, Dataset<Row>> results = new LinkedHashMap<>();
           Map<String, QueryProfile> profiles = new LinkedHashMap<>();
           Chart through = new Chart("rows that come out of each join, in order", "rows");
-          run(spark, "as written", results, profiles, through);
+          Consumer<String> run =
+              name -> {
+                Dataset<Row> query = returnsByCategory(spark);
+                results.put(name, spark.createDataFrame(query.collectAsList(), query.schema()));
+                List<Row> joins =
+                    ReadingPlans.operators(spark, ReadingPlans.finalPlan(query))
+                        .where("operator LIKE '%Join %'")
+                        .collectAsList();
+                for (int i = 0; i < joins.size(); i++) {
+                  through.bar(name, "join " + (i + 1), joins.get(i).<Long>getAs("rows_out"));
+                }
+                profiles.put(name, QueryProfile.of(query));
+              };
+          run.accept("as written");
           String[] conditions = {
             "true",
             "customer_id < 100",
@@ -197,7 +211,7 @@ public final class TableStatistics {
                   + " expects as many rows as of any other.");
 
           notebook.step("The same query, ordered by cost");
-          run(spark, "by cost", results, profiles, through);
+          run.accept("by cost");
           notebook.text("The same %d rows come out.", Measured.sameRows(results));
           notebook.chart(through);
           notebook.profiles("as written, and by cost", profiles);
@@ -279,24 +293,6 @@ public final class TableStatistics {
                   + " finds small sides by itself. Correlated conditions and skew mislead the"
                   + " estimates: compare them with real rows before you trust the order.");
         });
-  }
-
-  private static void run(
-      SparkSession spark,
-      String name,
-      Map<String, Dataset<Row>> results,
-      Map<String, QueryProfile> profiles,
-      Chart through) {
-    Dataset<Row> query = returnsByCategory(spark);
-    results.put(name, spark.createDataFrame(query.collectAsList(), query.schema()));
-    List<Row> joins =
-        ReadingPlans.operators(spark, ReadingPlans.finalPlan(query))
-            .where("operator LIKE '%Join %'")
-            .collectAsList();
-    for (int i = 0; i < joins.size(); i++) {
-      through.bar(name, "join " + (i + 1), joins.get(i).<Long>getAs("rows_out"));
-    }
-    profiles.put(name, QueryProfile.of(query));
   }
 
   private static List<String> estimates(SparkSession spark, String... conditions) {

@@ -1,13 +1,20 @@
 package com.example.lakehouse.optimization.support;
 
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.spark.metrics.source.CodegenMetrics$;
 import org.apache.spark.scheduler.SparkListener;
 import org.apache.spark.scheduler.SparkListenerJobStart;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.RowFactory;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.types.StructType;
 
 /**
  * All that Spark did meanwhile, Delta's own queries included, which a {@code QueryProfile} leaves
@@ -55,6 +62,22 @@ public record Counted(int jobs, int tasks, int classes, Duration time) {
     } finally {
       spark.sparkContext().removeSparkListener(listener);
     }
+  }
+
+  /**
+   * Several of them, a row for each.
+   *
+   * @return {@code settings STRING, jobs INT, tasks INT, classes INT, millis BIGINT}
+   */
+  public static Dataset<Row> table(SparkSession spark, Map<String, Counted> counted) {
+    List<Row> rows = new ArrayList<>();
+    counted.forEach(
+        (name, c) ->
+            rows.add(
+                RowFactory.create(name, c.jobs(), c.tasks(), c.classes(), c.time().toMillis())));
+    return spark.createDataFrame(
+        rows,
+        StructType.fromDDL("settings STRING, jobs INT, tasks INT, classes INT, millis BIGINT"));
   }
 
   /** Spark hands events to its listeners from another thread. */
