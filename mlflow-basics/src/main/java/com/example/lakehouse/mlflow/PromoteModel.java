@@ -248,7 +248,7 @@ public final class PromoteModel {
             notebook.step("Challengers: each must be better by more than 1 EUR");
             for (int version = 1; version <= 3; version++) {
               registry.setAlias(name, CHALLENGER, version);
-              notebook.text("%s", promote(registry, name, error, margin).reason());
+              notebook.text(promote(registry, name, error, margin).reason());
             }
             notebook.text("aliases: %s", aliases(registry, name));
 
