@@ -212,7 +212,10 @@ public final class Optimization {
   }
 
   private void skew(long rows, boolean barred) {
-    SampleData data = SampleData.of(spark).rows(rows).skew(0.5);
+    // As many orders as there are rows: with a third of a million a task takes 10 ms, and a pause
+    // of
+    // the JVM makes the longest one.
+    SampleData data = SampleData.of(spark).rows(3 * rows).skew(0.5);
     data.orders()
         .select("order_id", "customer_id", "order_date", "status")
         .repartition(16)
@@ -231,14 +234,14 @@ public final class Optimization {
     sides.put("as it is", () -> skewed(256L << 20, join));
     sides.put("split", () -> skewed(piece, join));
     Map<String, List<QueryProfile>> runs = inTurn(sides);
-    show("a join of which half is one customer's", rows, runs);
+    show("a join of orders, half of them one customer's", rows, runs);
     chart(
-        "a join of which half is one customer's: longest task over median",
+        "a join of orders, half of them one customer's: longest task over median",
         "times",
         rows,
         runs,
         Optimization::imbalance);
-    chart("a join of which half is one customer's", "ms", rows, runs, Optimization::millis);
+    chart("a join of orders, half of them one customer's", "ms", rows, runs, Optimization::millis);
     if (barred) {
       double longest = median(runs.get("split"), Optimization::imbalance);
       bar("longest task over the median, after, at most", longest, 2, longest <= 2);
