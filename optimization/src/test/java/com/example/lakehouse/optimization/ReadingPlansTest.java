@@ -221,10 +221,11 @@ class ReadingPlansTest {
   void aSubqueryIsPartOfThePlan(SparkSession spark) {
     Dataset<Row> query =
         spark.sql(
-            "SELECT name FROM customers WHERE customer_id = (SELECT max(customer_id) FROM customers)");
+            "SELECT name FROM customers WHERE customer_id > (SELECT avg(customer_id) FROM customers)");
     query.collectAsList();
 
-    assertThat(rowsOut(spark, ReadingPlans.finalPlan(query), "FileScan")).hasSize(2);
+    // The query itself adds nothing up.
+    assertThat(names(spark, ReadingPlans.finalPlan(query))).contains("HashAggregate");
   }
 
   @Test
