@@ -19,6 +19,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.Callable;
+import java.util.function.BiConsumer;
 import org.mlflow.api.proto.Service.CreateRun;
 import org.mlflow.api.proto.Service.Metric;
 import org.mlflow.api.proto.Service.Param;
@@ -244,24 +245,25 @@ public final class TrackRun {
         .getValue();
   }
 
-  private static void refused(Notebook notebook, String what, Runnable attempt) {
-    try {
-      attempt.run();
-    } catch (MlflowHttpException e) {
-      notebook.text("%s: %s", what, e.getBodyMessage());
-      return;
-    } catch (IllegalArgumentException e) {
-      notebook.text("%s: %s", what, e.getMessage());
-      return;
-    }
-    throw new IllegalStateException("this was not refused: " + what);
-  }
-
   public static void main(String[] args) throws Exception {
     Notebook.run(
         TrackRun.class,
         args,
         notebook -> {
+          BiConsumer<String, Runnable> refused =
+              (what, attempt) -> {
+                try {
+                  attempt.run();
+                } catch (MlflowHttpException e) {
+                  notebook.text("%s: %s", what, e.getBodyMessage());
+                  return;
+                } catch (IllegalArgumentException e) {
+                  notebook.text("%s: %s", what, e.getMessage());
+                  return;
+                }
+                throw new IllegalStateException("this was not refused: " + what);
+              };
+
           Path folder = notebook.sandbox().folder();
           try (MlflowServer mlflow = MlflowServer.open(folder.resolve("mlflow"))) {
             notebook.text("MLflow's pages: %s", mlflow.uri());
@@ -316,12 +318,9 @@ public final class TrackRun {
                     .strip());
 
             notebook.step("What MLflow refuses");
-            refused(
-                notebook,
-                "Another value for a parameter",
-                () -> client.logParam(run, "rate", "0.1"));
-            refused(
-                notebook,
+            refused.accept(
+                "Another value for a parameter", () -> client.logParam(run, "rate", "0.1"));
+            refused.accept(
                 "1,001 points in one call",
                 () ->
                     client.logBatch(
@@ -332,8 +331,7 @@ public final class TrackRun {
             notebook.text(
                 "A tag of 9,000 characters comes back with %,d.",
                 tag(client, run, "query").length());
-            refused(
-                notebook,
+            refused.accept(
                 "So the snippet refuses it",
                 () ->
                     log(

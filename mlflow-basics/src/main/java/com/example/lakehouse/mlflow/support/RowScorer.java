@@ -26,6 +26,7 @@ import org.apache.spark.sql.catalyst.expressions.Expression;
 import org.apache.spark.sql.catalyst.expressions.GenericInternalRow;
 import org.apache.spark.sql.catalyst.expressions.InterpretedProjection;
 import org.apache.spark.sql.catalyst.expressions.NamedExpression;
+import org.apache.spark.sql.catalyst.expressions.Nondeterministic;
 import org.apache.spark.sql.catalyst.expressions.Unevaluable;
 import org.apache.spark.sql.catalyst.optimizer.ReplaceExpressions;
 import org.apache.spark.sql.catalyst.plans.logical.LocalRelation;
@@ -188,7 +189,9 @@ public final class RowScorer {
     if (expression instanceof AttributeReference) {
       return;
     }
-    if (expression instanceof Unevaluable || !expression.deterministic()) {
+    // Spark ML marks functions of its own, such as VectorAssembler's, as not deterministic, so that
+    // they are called once: that is no reason. rand() is, and so is a number of the row.
+    if (expression instanceof Unevaluable || expression instanceof Nondeterministic) {
       throw new IllegalArgumentException(
           "the model has an expression that is not a function of the row: " + expression.sql());
     }
