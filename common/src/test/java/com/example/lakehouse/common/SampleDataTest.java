@@ -7,7 +7,6 @@ import static org.apache.spark.sql.functions.expr;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import java.util.List;
 import java.util.Map;

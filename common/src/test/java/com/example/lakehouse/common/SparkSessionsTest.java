@@ -4,7 +4,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import java.net.InetAddress;
 import java.net.ServerSocket;

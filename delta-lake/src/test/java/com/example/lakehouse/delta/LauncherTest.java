@@ -2,8 +2,8 @@ package com.example.lakehouse.delta;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.Launcher;
-import com.example.lakehouse.common.testing.ChildJvm;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;

@@ -6,9 +6,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.mlflow.support.ArtifactStore;
 import com.example.lakehouse.mlflow.support.Credentials;

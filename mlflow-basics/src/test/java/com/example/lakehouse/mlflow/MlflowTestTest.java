@@ -2,7 +2,7 @@ package com.example.lakehouse.mlflow;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import com.example.lakehouse.common.testing.ChildJvm;
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.mlflow.support.MlflowServer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;

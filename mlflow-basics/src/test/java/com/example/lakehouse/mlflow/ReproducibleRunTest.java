@@ -3,10 +3,10 @@ package com.example.lakehouse.mlflow;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.mlflow.ReproducibleRun.Settings;
 import com.example.lakehouse.mlflow.support.Credentials;
@@ -61,7 +61,7 @@ class ReproducibleRunTest {
     return spark.read().option("versionAsOf", 0).table(table);
   }
 
-  private String train(SparkSession spark, MlflowServer mlflow) {
+  private String train(SparkSession spark, MlflowServer mlflow) throws Exception {
     String experiment =
         mlflow.client().createExperiment("reproducible-run-test-" + UUID.randomUUID());
     return ReproducibleRun.train(
@@ -96,7 +96,7 @@ class ReproducibleRunTest {
   }
 
   @Test
-  void aRunSaysWhatItWasMadeFrom(SparkSession spark, MlflowServer mlflow) {
+  void aRunSaysWhatItWasMadeFrom(SparkSession spark, MlflowServer mlflow) throws Exception {
     spark.sql("DELETE FROM " + table + " WHERE order_id >= 500");
 
     String run = train(spark, mlflow);
@@ -130,7 +130,7 @@ class ReproducibleRunTest {
 
   @Test
   void trainedAgainFromTheRunAloneItIsEqualToTheLastBit(
-      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws IOException {
+      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws Exception {
     String run = train(spark, mlflow);
     Path logged = mlflow.artifacts().download(run, "model", sandbox.folder()).resolve("sparkml");
     // What may have changed since: the table, its files, and the session.
@@ -174,8 +174,7 @@ class ReproducibleRunTest {
 
   @Test
   void inAnotherJvmOnAnotherNumberOfCoresItIsEqualToo(
-      SparkSession spark, Sandbox sandbox, MlflowServer mlflow)
-      throws IOException, InterruptedException {
+      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws Exception {
     String run = train(spark, mlflow);
     Path logged = mlflow.artifacts().download(run, "model", sandbox.folder()).resolve("sparkml");
     Path again = sandbox.folder().resolve("again");
@@ -288,7 +287,7 @@ class ReproducibleRunTest {
 
   @Test
   void aTableThatWasMadeAnewIsRefused(SparkSession spark, Sandbox sandbox, MlflowServer mlflow)
-      throws IOException {
+      throws Exception {
     String run = train(spark, mlflow);
     Files.move(sandbox.folder().resolve("baskets"), sandbox.folder().resolve("old"));
     spark

@@ -8,10 +8,10 @@ import static org.apache.spark.sql.functions.udf;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.optimization.support.Measured;
 import com.example.lakehouse.optimization.support.Stored;

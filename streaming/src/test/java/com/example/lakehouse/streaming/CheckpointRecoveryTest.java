@@ -8,9 +8,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.streaming.support.Checkpoints;
 import java.io.IOException;

@@ -4,10 +4,10 @@ import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.DatasetAssert.row;
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -3,8 +3,8 @@ package com.example.lakehouse.streaming;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.awaitility.Awaitility.await;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.Launcher;
-import com.example.lakehouse.common.testing.ChildJvm;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

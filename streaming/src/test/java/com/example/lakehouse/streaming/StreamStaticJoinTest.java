@@ -6,9 +6,9 @@ import static com.example.lakehouse.common.testing.Refusals.assertRefused;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.SparkSessions;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.common.testing.SparkTest;
 import com.example.lakehouse.streaming.support.Checkpoints;
 import java.time.Instant;

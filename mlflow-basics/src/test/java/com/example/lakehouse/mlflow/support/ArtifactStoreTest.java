@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
 
-import com.example.lakehouse.common.testing.ChildJvm;
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.mlflow.MlflowTest;
 import com.example.lakehouse.mlflow.support.ArtifactStore.ArtifactFile;
 import java.io.IOException;

@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
-import com.example.lakehouse.common.testing.ChildJvm;
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.mlflow.MlflowTest;
 import java.io.IOException;
 import java.net.InetAddress;

@@ -5,8 +5,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowableOfType;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SetupException;
-import com.example.lakehouse.common.testing.ChildJvm;
 import com.example.lakehouse.mlflow.support.PythonEnvironment.Install;
 import com.example.lakehouse.mlflow.support.PythonEnvironment.Recipe;
 import java.io.IOException;

@@ -1,16 +1,14 @@
 package com.example.lakehouse.optimization.support;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.SparkSessions;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.concurrent.TimeUnit;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.SparkSession;
 
@@ -21,7 +19,7 @@ import org.apache.spark.sql.SparkSession;
  */
 public final class OtherSessions {
   private static final String LINE = "figures\t";
-  private static final long TIMEOUT_MINUTES = 10;
+  private static final Duration TIMEOUT = Duration.ofMinutes(10);
 
   private OtherSessions() {}
 
@@ -53,48 +51,24 @@ public final class OtherSessions {
       long rows,
       Map<String, Map<String, String>> settings)
       throws IOException, InterruptedException {
-    List<String> command =
-        new ArrayList<>(
-            List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-Xmx" + heap,
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
-                // When memory is short Spark serializes some blocks with Kryo, which needs this.
-                "--add-opens=java.base/java.nio=ALL-UNNAMED",
-                "-cp",
-                System.getProperty("java.class.path"),
-                OtherSessions.class.getName(),
-                query.getName(),
-                String.valueOf(rows)));
+    List<String> arguments = new ArrayList<>(List.of(query.getName(), String.valueOf(rows)));
     settings.forEach(
         (name, values) -> {
-          command.add(name);
-          command.add(String.valueOf(values.size()));
-          values.forEach((key, value) -> command.addAll(List.of(key, value)));
+          arguments.add(name);
+          arguments.add(String.valueOf(values.size()));
+          values.forEach((key, value) -> arguments.addAll(List.of(key, value)));
         });
-    Path log = Files.createTempFile("other-sessions-", ".log");
-    try {
-      Process process =
-          new ProcessBuilder(command)
-              .redirectErrorStream(true)
-              .redirectOutput(log.toFile())
-              .start();
-      if (!process.waitFor(TIMEOUT_MINUTES, TimeUnit.MINUTES)) {
-        process.destroyForcibly().waitFor();
-      }
-      String output = Files.readString(log, StandardCharsets.UTF_8);
-      if (process.exitValue() != 0) {
-        throw new IllegalStateException("The other JVM failed:\n" + output);
-      }
-      return output
-          .lines()
-          .filter(line -> line.startsWith(LINE))
-          .map(line -> figures(line.split("\t", -1)))
-          .toList();
-    } finally {
-      Files.delete(log);
-    }
+    return ChildJvm.run(
+            TIMEOUT,
+            OtherSessions.class,
+            // When memory is short Spark serializes some blocks with Kryo, which needs the opens.
+            List.of("-Xmx" + heap, "--add-opens=java.base/java.nio=ALL-UNNAMED"),
+            arguments.toArray(String[]::new))
+        .outputOfSuccess()
+        .lines()
+        .filter(line -> line.startsWith(LINE))
+        .map(line -> figures(line.split("\t", -1)))
+        .toList();
   }
 
   private static Figures figures(String[] fields) {

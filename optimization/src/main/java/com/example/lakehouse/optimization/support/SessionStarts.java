@@ -1,12 +1,9 @@
 package com.example.lakehouse.optimization.support;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.optimization.FastLocalTests;
 import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.TimeUnit;
 import org.apache.spark.sql.SparkSession;
 
 /**
@@ -15,7 +12,6 @@ import org.apache.spark.sql.SparkSession;
  */
 public final class SessionStarts {
   private static final String PREFIX = "STARTED ";
-  private static final int TIMEOUT_MINUTES = 3;
 
   private SessionStarts() {}
 
@@ -31,39 +27,17 @@ public final class SessionStarts {
 
   /** Starts the process and waits for its end. */
   public static List<Started> run() throws IOException, InterruptedException {
-    Path log = Files.createTempFile("session-starts-", ".log");
-    try {
-      Process process =
-          new ProcessBuilder(
-                  Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                  "-Xmx1g",
-                  "-XX:TieredStopAtLevel=1",
-                  "-XX:+UseSerialGC",
-                  "-cp",
-                  System.getProperty("java.class.path"),
-                  SessionStarts.class.getName())
-              .redirectErrorStream(true)
-              .redirectOutput(log.toFile())
-              .start();
-      if (!process.waitFor(TIMEOUT_MINUTES, TimeUnit.MINUTES)) {
-        process.destroyForcibly().waitFor();
-      }
-      if (process.exitValue() != 0) {
-        throw new IllegalStateException("the sessions' process failed:\n" + Files.readString(log));
-      }
-      List<Started> starts = new ArrayList<>();
-      for (String line : Files.readAllLines(log)) {
-        if (line.startsWith(PREFIX)) {
-          String[] parts = line.substring(PREFIX.length()).split(";", -1);
-          starts.add(
-              new Started(
-                  parts[0], parts[1], Boolean.parseBoolean(parts[2]), Long.parseLong(parts[3])));
-        }
-      }
-      return starts;
-    } finally {
-      Files.delete(log);
-    }
+    return ChildJvm.run(SessionStarts.class, List.of("-Xmx1g"))
+        .outputOfSuccess()
+        .lines()
+        .filter(line -> line.startsWith(PREFIX))
+        .map(line -> started(line.substring(PREFIX.length()).split(";", -1)))
+        .toList();
+  }
+
+  private static Started started(String[] fields) {
+    return new Started(
+        fields[0], fields[1], Boolean.parseBoolean(fields[2]), Long.parseLong(fields[3]));
   }
 
   /** The process. */

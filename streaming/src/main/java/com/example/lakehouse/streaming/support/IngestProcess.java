@@ -1,11 +1,11 @@
 package com.example.lakehouse.streaming.support;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SparkSessions;
 import com.example.lakehouse.streaming.ExactlyOnce;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BooleanSupplier;
@@ -25,12 +25,8 @@ public final class IngestProcess implements AutoCloseable {
   public static IngestProcess start(String servers, String topic, String table, String checkpoint)
       throws IOException {
     Path log = Files.createTempFile("ingest-", ".log");
-    List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-    command.addAll(List.of("-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
-    command.addAll(List.of("-cp", System.getProperty("java.class.path")));
-    command.add(IngestProcess.class.getName());
-    command.addAll(List.of(servers, topic, table, checkpoint));
+    List<String> command =
+        ChildJvm.command(IngestProcess.class, List.of("-Xmx1g"), servers, topic, table, checkpoint);
     Process process =
         new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(log.toFile()).start();
     return new IngestProcess(process, log);
