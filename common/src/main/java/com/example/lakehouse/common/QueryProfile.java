@@ -74,7 +74,9 @@ import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionStart;
  * @param medianTask median run time of the tasks of the stage that has the longest one
  * @param longestTask the longest task's run time
  * @param wallTime from start to end
- * @param plans the executed plans as text, in the order in which they ended
+ * @param rowsOfTasks rows that each task read from shuffles, the most first, in the stage that has
+ *     the task that read most; empty without a shuffle
+ * @param executed the executed plans, in the order in which they ended
  */
 public record QueryProfile(
     long filesRead,
@@ -90,7 +92,8 @@ public record QueryProfile(
     Duration medianTask,
     Duration longestTask,
     Duration wallTime,
-    List<String> plans) {
+    List<Long> rowsOfTasks,
+    List<SparkPlan> executed) {
 
   /** Runs {@code query} to its last row, keeping none, and reports. */
   public static QueryProfile of(Dataset<?> query) {
@@ -116,6 +119,11 @@ public record QueryProfile(
       spark.sparkContext().removeSparkListener(collector);
     }
     return collector.profile();
+  }
+
+  /** The executed plans as text. */
+  public List<String> plans() {
+    return executed.stream().map(SparkPlan::toString).toList();
   }
 
   /**
@@ -211,7 +219,21 @@ public record QueryProfile(
           Duration.ofMillis(slowest.get((slowest.size() - 1) / 2)),
           Duration.ofMillis(slowest.get(slowest.size() - 1)),
           wallTime,
-          plans.values().stream().map(SparkPlan::toString).toList());
+          rowsOfTasks(),
+          List.copyOf(plans.values()));
+    }
+
+    private List<Long> rowsOfTasks() {
+      return tasksOfStage.values().stream()
+          .map(
+              stage ->
+                  stage.stream()
+                      .map(task -> task.shuffleReadMetrics().recordsRead())
+                      .sorted(Comparator.reverseOrder())
+                      .toList())
+          .filter(rows -> rows.get(0) > 0)
+          .max(Comparator.comparing(rows -> rows.get(0)))
+          .orElse(List.of());
     }
   }
 
@@ -271,7 +293,8 @@ public record QueryProfile(
     }
   }
 
-  private static List<SparkPlan> below(SparkPlan node) {
+  /** A node's children, and of one that only holds a plan, that plan. */
+  public static List<SparkPlan> below(SparkPlan node) {
     if (node instanceof AdaptiveSparkPlanExec adaptive) {
       return List.of(adaptive.executedPlan());
     } else if (node instanceof QueryStageExec stage) {

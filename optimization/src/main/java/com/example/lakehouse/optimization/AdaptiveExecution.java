@@ -118,7 +118,7 @@ public final class AdaptiveExecution {
           notebook.text("The same %,d rows come out.", Measured.sameRows(sales));
           notebook.profiles("sales by product", profiles);
           notebook.chart(tasks);
-          notebook.table("its plan", Observed.of(salesByProduct(items)).plans(spark));
+          notebook.table("its plan", Observed.of(profiles.get("adaptive")).plans(spark));
 
           notebook.step("Partitions of a size of your choice");
           Dataset<Row> sorted = items.orderBy("unit_price", "order_item_id");
@@ -158,10 +158,10 @@ public final class AdaptiveExecution {
           notebook.step("A join that disappears");
           Dataset<Row> none = products.where("name LIKE '%Unicorn%'");
           spark.conf().set("spark.sql.autoBroadcastJoinThreshold", -1);
-          Observed empty = Observed.of(withProducts(items, none));
-          notebook.table("items of no product, both sides shuffled", empty.plans(spark));
           Map<String, QueryProfile> nothing = new LinkedHashMap<>();
           nothing.put("both shuffled", QueryProfile.of(withProducts(items, none)));
+          Observed empty = Observed.of(nothing.get("both shuffled"));
+          notebook.table("items of no product, both sides shuffled", empty.plans(spark));
           spark.conf().set("spark.sql.autoBroadcastJoinThreshold", 10L << 20);
           nothing.put("broadcast", QueryProfile.of(withProducts(items, none)));
           notebook.profiles("items of no product", nothing);

@@ -259,7 +259,7 @@ public final class DynamicPartitionPruning {
           for (String name : List.of("from 10 GB", "from 1 byte")) {
             bloomFiltersFrom(name.equals("from 1 byte") ? 1 : 10_737_418_240L, spark);
             bloom.put(name, QueryProfile.of(itemsOf(spark, 500)));
-            reach.bar(name, JoinRows.of(itemsOf(spark, 500)).get(0).left());
+            reach.bar(name, JoinRows.of(bloom.get(name)).get(0).left());
           }
           notebook.profiles("the items of customer 500's orders", bloom);
           notebook.chart(reach);

@@ -182,10 +182,10 @@ public final class SkewJoin {
           joins.forEach(
               (name, join) -> {
                 splitPartitionsOver(spark, name.equals("adaptive") ? bytes : 256L << 20);
-                QueryProfile profile =
-                    QueryProfile.of(spark, () -> runs.put(name, Observed.of(join)));
-                Observed run = runs.get(name);
+                QueryProfile profile = QueryProfile.of(join);
+                Observed run = Observed.of(profile);
                 profiles.put(name, profile);
+                runs.put(name, run);
                 rows.bar("longest", name, run.mostRows()).bar("median", name, run.medianRows());
                 times
                     .bar("longest", name, profile.longestTask().toMillis())

@@ -2,19 +2,9 @@ package com.example.lakehouse.optimization.support;
 
 import static scala.jdk.javaapi.CollectionConverters.asJava;
 
+import com.example.lakehouse.common.QueryProfile;
 import java.util.ArrayList;
-import java.util.Comparator;
-import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
-import java.util.Map;
-import java.util.Set;
-import java.util.UUID;
-import java.util.concurrent.TimeoutException;
-import org.apache.spark.scheduler.SparkListener;
-import org.apache.spark.scheduler.SparkListenerEvent;
-import org.apache.spark.scheduler.SparkListenerJobStart;
-import org.apache.spark.scheduler.SparkListenerTaskEnd;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
@@ -29,8 +19,6 @@ import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec;
 import org.apache.spark.sql.execution.adaptive.QueryStageExec;
 import org.apache.spark.sql.execution.datasources.v2.V2TableWriteExec;
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec;
-import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd;
-import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionStart;
 import org.apache.spark.sql.types.StructType;
 
 /**
@@ -51,29 +39,21 @@ public record Observed(
 
   /** Runs {@code query} to its last row, keeping none. */
   public static Observed of(Dataset<?> query) {
-    SparkSession spark = query.sparkSession();
-    String tag = "observed-" + UUID.randomUUID();
-    Collector collector = new Collector(tag);
-    spark.sparkContext().addSparkListener(collector);
-    spark.sparkContext().addJobTag(tag);
-    try {
-      query.write().format("noop").mode("overwrite").save();
-      spark.sparkContext().listenerBus().waitUntilEmpty();
-    } catch (TimeoutException e) {
-      throw new IllegalStateException("Spark did not report on the query in time", e);
-    } finally {
-      spark.sparkContext().removeJobTag(tag);
-      spark.sparkContext().removeSparkListener(collector);
-    }
+    return of(QueryProfile.of(query));
+  }
+
+  /** What a run did that has been profiled, in the last of its plans. */
+  public static Observed of(QueryProfile profile) {
+    SparkPlan plan = profile.executed().get(profile.executed().size() - 1);
     List<String> initialPlan = new ArrayList<>();
     List<String> finalPlan = new ArrayList<>();
     List<SparkPlan> nodes = new ArrayList<>();
-    outline(collector.plan, true, 0, initialPlan, new ArrayList<>());
-    outline(collector.plan, false, 0, finalPlan, nodes);
+    outline(plan, true, 0, initialPlan, new ArrayList<>());
+    outline(plan, false, 0, finalPlan, nodes);
     return new Observed(
         List.copyOf(initialPlan),
         List.copyOf(finalPlan),
-        collector.rowsOfTasks(),
+        profile.rowsOfTasks(),
         List.copyOf(nodes));
   }
 
@@ -114,18 +94,16 @@ public record Observed(
   /** Without the nodes that only hold others, and the one that throws the rows away. */
   private static void outline(
       SparkPlan node, boolean initial, int depth, List<String> lines, List<SparkPlan> nodes) {
-    if (node instanceof AdaptiveSparkPlanExec adaptive) {
-      outline(
-          initial ? adaptive.initialPlan() : adaptive.executedPlan(), initial, depth, lines, nodes);
-    } else if (node instanceof QueryStageExec stage) {
-      outline(stage.plan(), initial, depth, lines, nodes);
-    } else if (node instanceof CommandResultExec command) {
-      outline(command.commandPhysicalPlan(), initial, depth, lines, nodes);
-    } else if (node instanceof V2TableWriteExec
+    if (initial && node instanceof AdaptiveSparkPlanExec adaptive) {
+      outline(adaptive.initialPlan(), true, depth, lines, nodes);
+    } else if (node instanceof AdaptiveSparkPlanExec
+        || node instanceof QueryStageExec
+        || node instanceof CommandResultExec
+        || node instanceof V2TableWriteExec
         || node instanceof ColumnarToRowExec
         || node instanceof WholeStageCodegenExec
         || node instanceof InputAdapter) {
-      outline(node.children().head(), initial, depth, lines, nodes);
+      outline(QueryProfile.below(node).get(0), initial, depth, lines, nodes);
     } else {
       lines.add("  ".repeat(depth) + label(node));
       nodes.add(node);
@@ -141,53 +119,5 @@ public record Observed(
     }
     // A table's name without its catalog and schema.
     return node.nodeName().replaceAll(" (\\w+\\.)+", " ");
-  }
-
-  /** Called on Spark's listener thread only; read after the bus is empty. */
-  private static final class Collector extends SparkListener {
-    private final String tag;
-    private final Set<Integer> stages = new HashSet<>();
-    private final Set<Long> executions = new HashSet<>();
-    private final Map<Integer, List<Long>> rowsOfStage = new HashMap<>();
-    private SparkPlan plan;
-
-    Collector(String tag) {
-      this.tag = tag;
-    }
-
-    @Override
-    public void onJobStart(SparkListenerJobStart job) {
-      if (job.properties().getProperty("spark.job.tags", "").contains(tag)) {
-        asJava(job.stageIds()).forEach(id -> stages.add((Integer) id));
-      }
-    }
-
-    @Override
-    public void onTaskEnd(SparkListenerTaskEnd task) {
-      if (stages.contains(task.stageId()) && task.taskMetrics() != null) {
-        rowsOfStage
-            .computeIfAbsent(task.stageId(), stage -> new ArrayList<>())
-            .add(task.taskMetrics().shuffleReadMetrics().recordsRead());
-      }
-    }
-
-    @Override
-    public void onOtherEvent(SparkListenerEvent event) {
-      if (event instanceof SparkListenerSQLExecutionStart start && start.jobTags().contains(tag)) {
-        executions.add(start.executionId());
-      } else if (event instanceof SparkListenerSQLExecutionEnd end
-          && executions.contains(end.executionId())
-          && end.qe() != null) {
-        plan = end.qe().executedPlan();
-      }
-    }
-
-    List<Long> rowsOfTasks() {
-      return rowsOfStage.values().stream()
-          .map(rows -> rows.stream().sorted(Comparator.reverseOrder()).toList())
-          .filter(rows -> rows.get(0) > 0)
-          .max(Comparator.comparing(rows -> rows.get(0)))
-          .orElse(List.of());
-    }
   }
 }
