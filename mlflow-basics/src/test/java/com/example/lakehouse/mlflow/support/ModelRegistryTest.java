@@ -304,7 +304,15 @@ class ModelRegistryTest {
 
   @ParameterizedTest
   @ValueSource(
-      strings = {" of the shop", " für Käufe 模型", " 100% a%20b", " O'Brien", " \"a\"", "?&#+;="})
+      strings = {
+        " of the shop",
+        " für Käufe 模型",
+        " 100% a%20b",
+        " O'Brien",
+        " \"a\"",
+        "?&#+;=",
+        " a\\b\\"
+      })
   void aNameCanHaveAnyCharacters(String end) {
     String odd = name + end;
     registry.createModel(odd, "", Map.of(odd.replaceAll("[^\\w ]", ""), end));
