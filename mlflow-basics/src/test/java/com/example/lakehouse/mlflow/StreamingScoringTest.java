@@ -23,6 +23,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.IntStream;
+import org.apache.commons.io.FileUtils;
 import org.apache.spark.api.java.function.VoidFunction2;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -175,6 +176,22 @@ class StreamingScoringTest {
         .as("loaded once for each version")
         .isEqualTo(2);
     assertThat(version()).as("one commit for each batch").isEqualTo(3);
+  }
+
+  @Test
+  void aModelStaysInMemoryWhileItsVersionIsChampion(@TempDir Path models) throws Exception {
+    VoidFunction2<Dataset<Row>, Long> each = scoring(models, "memory");
+    arrive(1);
+    scoreAvailable(each);
+    FileUtils.cleanDirectory(models.toFile());
+    arrive(3);
+
+    scoreAvailable(each);
+
+    assertThat(gateway.count("GET .*/artifacts/.*MLmodel$")).isEqualTo(1);
+    assertThat(predictions())
+        .hasRows(
+            row(1L, 10.0, 1, 0L), row(2L, 20.0, 1, 0L), row(3L, 30.0, 1, 1L), row(4L, 40.0, 1, 1L));
   }
 
   @Test
