@@ -180,10 +180,8 @@ public final class BatchScoring {
             String name = "basket-amount-" + id;
             String experiment = mlflow.client().createExperiment("batch-scoring-" + id);
             for (int depth : new int[] {2, 4}) {
-              String run = mlflow.client().createRun(experiment).getRunId();
-              String digest = LogModel.log(artifacts, run, LogModel.train(history, depth), history);
-              mlflow.client().setTerminated(run);
-              LogModel.register(registry, name, run, digest);
+              LogModel.trainVersion(
+                  mlflow.client(), artifacts, registry, experiment, name, history, depth);
             }
             createPredictions(spark, "predictions");
 

@@ -47,6 +47,7 @@ import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DecimalType;
 import org.apache.spark.sql.types.StructField;
 import org.apache.spark.sql.types.StructType;
+import org.mlflow.tracking.MlflowClient;
 
 /**
  * Models: a Spark pipeline logged from Java is one that Python loads as its own.
@@ -217,8 +218,8 @@ public final class LogModel {
 
   private static boolean accepts(PipelineModel model, StructType schema) {
     try {
-      model.transformSchema(schema);
-      return true;
+      // A StringIndexer leaves out what it has no input for.
+      return List.of(model.transformSchema(schema).fieldNames()).contains("prediction");
     } catch (Exception e) {
       // What Spark throws depends on the stage that needs a column.
       return false;
@@ -297,25 +298,40 @@ public final class LogModel {
   }
 
   /**
-   * Saves a pipeline and uploads it as the artifact {@code model} of a run.
+   * Saves a pipeline and uploads it as the artifact {@code model} of a run. After a failure take a
+   * new run: what was uploaded would stay among the files of a second try, which have another
+   * digest.
    *
    * @return the digest of its files, to be kept where they are not: {@link #register} does
    * @throws IllegalArgumentException as {@link #save} does
    */
   public static String log(
       ArtifactStore artifacts, String runId, PipelineModel model, Dataset<Row> example) {
+    return inTemporaryFolder(
+        temporary -> {
+          Path folder = temporary.resolve(ARTIFACT_PATH);
+          save(model, example, folder);
+          Files.writeString(
+              folder.resolve("MLmodel"),
+              "run_id: %s\nartifact_path: %s\n".formatted(runId, ARTIFACT_PATH),
+              StandardOpenOption.APPEND);
+          return artifacts.upload(runId, folder, ARTIFACT_PATH);
+        });
+  }
+
+  /** Work with files that nobody needs when it is done. */
+  @FunctionalInterface
+  interface FileWork<T> {
+    T in(Path folder) throws IOException;
+  }
+
+  static <T> T inTemporaryFolder(FileWork<T> work) {
     try {
-      Path temporary = Files.createTempDirectory("model-");
+      Path folder = Files.createTempDirectory("model-");
       try {
-        Path folder = temporary.resolve(ARTIFACT_PATH);
-        save(model, example, folder);
-        Files.writeString(
-            folder.resolve("MLmodel"),
-            "run_id: %s\nartifact_path: %s\n".formatted(runId, ARTIFACT_PATH),
-            StandardOpenOption.APPEND);
-        return artifacts.upload(runId, folder, ARTIFACT_PATH);
+        return work.in(folder);
       } finally {
-        try (Stream<Path> files = Files.walk(temporary)) {
+        try (Stream<Path> files = Files.walk(folder)) {
           for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
             Files.delete(file);
           }
@@ -339,14 +355,36 @@ public final class LogModel {
   }
 
   /**
-   * Downloads a version's model, and loads it if its files are those that were logged.
+   * Trains a tree in a run of its own, and makes it the next version of a registered model: {@link
+   * #train}, {@link #log} and {@link #register}.
+   *
+   * @param baskets as {@link #baskets} gives them
+   * @param depth of the tree
+   */
+  public static ModelVersion trainVersion(
+      MlflowClient client,
+      ArtifactStore artifacts,
+      ModelRegistry registry,
+      String experimentId,
+      String name,
+      Dataset<Row> baskets,
+      int depth) {
+    String run = client.createRun(experimentId).getRunId();
+    String digest = log(artifacts, run, train(baskets, depth), baskets);
+    client.setTerminated(run);
+    return register(registry, name, run, digest);
+  }
+
+  /**
+   * Downloads a version's model, if its files are those that were logged.
    *
    * @param folder where models are kept: a version that is there is not downloaded again; on a
    *     cluster, one that all machines see
+   * @return the model's own folder, with {@code MLmodel} and {@code sparkml}
    * @throws MlflowException if the version has no digest, or its files have another one; nothing of
    *     them is then in {@code folder}
    */
-  public static PipelineModel load(ArtifactStore artifacts, ModelVersion version, Path folder) {
+  public static Path download(ArtifactStore artifacts, ModelVersion version, Path folder) {
     String digest = version.tags().get(DIGEST_TAG);
     if (digest == null || !digest.matches("[0-9a-f]{64}")) {
       throw new MlflowException(
@@ -365,6 +403,17 @@ public final class LogModel {
     if (!ArtifactStore.digest(model).equals(digest)) {
       throw new MlflowException(model + " was changed since it was downloaded");
     }
+    return model;
+  }
+
+  /**
+   * Loads a version's model, if its files are those that were logged.
+   *
+   * @param folder as {@link #download} has it
+   * @throws MlflowException as {@link #download} does
+   */
+  public static PipelineModel load(ArtifactStore artifacts, ModelVersion version, Path folder) {
+    Path model = download(artifacts, version, folder);
     return PipelineModel.load(model.resolve("sparkml").toUri().toString());
   }
 

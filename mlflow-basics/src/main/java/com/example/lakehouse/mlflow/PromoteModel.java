@@ -24,7 +24,6 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.function.ToDoubleFunction;
-import org.apache.spark.ml.PipelineModel;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 
@@ -229,11 +228,8 @@ public final class PromoteModel {
             notebook.step("Four versions of a model, by how deep its tree is");
             int[] depths = {1, 4, 2, 5};
             for (int depth : depths) {
-              String run = mlflow.client().createRun(experiment).getRunId();
-              PipelineModel model = LogModel.train(training, depth);
-              String digest = LogModel.log(mlflow.artifacts(), run, model, training);
-              mlflow.client().setTerminated(run);
-              LogModel.register(registry, name, run, digest);
+              LogModel.trainVersion(
+                  mlflow.client(), mlflow.artifacts(), registry, experiment, name, training, depth);
             }
             Chart errors = new Chart("error on orders that no version has seen", "EUR");
             for (int version = 1; version <= depths.length; version++) {

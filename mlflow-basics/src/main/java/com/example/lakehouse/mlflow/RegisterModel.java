@@ -21,15 +21,12 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import io.delta.tables.DeltaTable;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.UUID;
-import java.util.stream.Stream;
 import org.apache.spark.ml.PipelineModel;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
@@ -75,9 +72,11 @@ public final class RegisterModel {
   /**
    * Trains on a Delta table as it is now, in a run that names its data and keeps the model.
    *
+   * <p>Needs the snippets of {@link TrackRun}.
+   *
    * @param table with the columns that {@link LogModel#baskets} gives
    * @return the run's id; the run is FINISHED, with the model's digest as a tag
-   * @throws RuntimeException what went wrong; the run is then FAILED, if the server can be reached
+   * @throws Exception what went wrong; the run is then FAILED, if the server can be reached
    */
   public static String train(
       SparkSession spark,
@@ -85,25 +84,21 @@ public final class RegisterModel {
       ArtifactStore artifacts,
       String experimentId,
       String table,
-      int depth) {
+      int depth)
+      throws Exception {
     long version = DeltaTable.forName(spark, table).history(1).select("version").first().getLong(0);
     Dataset<Row> data = forTraining(read(spark, table, version));
     String run = client.createRun(experimentId).getRunId();
-    try {
-      client.logParam(run, "depth", String.valueOf(depth));
-      logData(client, run, table, version, data);
-      PipelineModel model = LogModel.train(data, depth);
-      client.setTag(run, LogModel.DIGEST_TAG, LogModel.log(artifacts, run, model, data));
-      client.setTerminated(run);
-      return run;
-    } catch (RuntimeException e) {
-      try {
-        client.setTerminated(run, RunStatus.FAILED);
-      } catch (RuntimeException alsoFailed) {
-        e.addSuppressed(alsoFailed);
-      }
-      throw e;
-    }
+    return TrackRun.during(
+        client,
+        run,
+        () -> {
+          client.logParam(run, "depth", String.valueOf(depth));
+          logData(client, run, table, version, data);
+          PipelineModel model = LogModel.train(data, depth);
+          client.setTag(run, LogModel.DIGEST_TAG, LogModel.log(artifacts, run, model, data));
+          return run;
+        });
   }
 
   private static Dataset<Row> read(SparkSession spark, String table, long version) {
@@ -240,20 +235,8 @@ public final class RegisterModel {
 
   /** By a download, which compares each file with the digest of the run. */
   private static void checkThatItIsWhole(ArtifactStore artifacts, String runId, String digest) {
-    try {
-      Path folder = Files.createTempDirectory("model-");
-      try {
-        artifacts.download(runId, LogModel.ARTIFACT_PATH, folder, digest);
-      } finally {
-        try (Stream<Path> files = Files.walk(folder)) {
-          for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
-            Files.delete(file);
-          }
-        }
-      }
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
+    LogModel.inTemporaryFolder(
+        folder -> artifacts.download(runId, LogModel.ARTIFACT_PATH, folder, digest));
   }
 
   /**

@@ -35,7 +35,6 @@ import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
-import org.mlflow.api.proto.Service.RunStatus;
 import org.mlflow.tracking.MlflowClient;
 
 /**
@@ -70,9 +69,12 @@ public final class ReproducibleRun {
    * Grows a forest on a Delta table as it is now, in a run that says all that it takes to do it
    * again.
    *
+   * <p>Needs the snippets of {@link TrackRun}.
+   *
    * @param table with the columns that {@link LogModel#baskets} gives
    * @param tags such as {@link #revision} gives
    * @return the run's id
+   * @throws Exception what went wrong; the run is then FAILED, if the server can be reached
    */
   public static String train(
       SparkSession spark,
@@ -81,7 +83,8 @@ public final class ReproducibleRun {
       String experimentId,
       String table,
       Settings settings,
-      Map<String, String> tags) {
+      Map<String, String> tags)
+      throws Exception {
     DeltaTable delta = DeltaTable.forName(spark, table);
     long version = delta.history(1).select("version").first().getLong(0);
     Map<String, Object> params = new HashMap<>();
@@ -94,18 +97,17 @@ public final class ReproducibleRun {
     params.put("partitions", settings.partitions());
     params.put("spark", spark.version());
     String run = client.createRun(experimentId).getRunId();
-    try {
-      params.forEach((name, value) -> client.logParam(run, name, String.valueOf(value)));
-      tags.forEach((name, value) -> client.setTag(run, name, value));
-      Dataset<Row> data = read(spark, table, version);
-      PipelineModel model = fit(data, settings);
-      client.setTag(run, LogModel.DIGEST_TAG, LogModel.log(artifacts, run, model, data));
-      client.setTerminated(run);
-      return run;
-    } catch (RuntimeException e) {
-      client.setTerminated(run, RunStatus.FAILED);
-      throw e;
-    }
+    return TrackRun.during(
+        client,
+        run,
+        () -> {
+          params.forEach((name, value) -> client.logParam(run, name, String.valueOf(value)));
+          tags.forEach((name, value) -> client.setTag(run, name, value));
+          Dataset<Row> data = read(spark, table, version);
+          PipelineModel model = fit(data, settings);
+          client.setTag(run, LogModel.DIGEST_TAG, LogModel.log(artifacts, run, model, data));
+          return run;
+        });
   }
 
   /**

@@ -158,11 +158,8 @@ public final class StreamingScoring {
             String name = "basket-amount-" + id;
             String experiment = mlflow.client().createExperiment("streaming-scoring-" + id);
             for (int depth : new int[] {2, 4}) {
-              String run = mlflow.client().createRun(experiment).getRunId();
-              String digest =
-                  LogModel.log(mlflow.artifacts(), run, LogModel.train(history, depth), history);
-              mlflow.client().setTerminated(run);
-              LogModel.register(registry, name, run, digest);
+              LogModel.trainVersion(
+                  mlflow.client(), mlflow.artifacts(), registry, experiment, name, history, depth);
             }
             registry.setAlias(name, "champion", 1);
             createPredictions(spark, "predictions");

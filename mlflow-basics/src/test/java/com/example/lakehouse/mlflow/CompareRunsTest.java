@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.UUID;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.apache.spark.sql.SparkSession;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
@@ -78,24 +79,28 @@ class CompareRunsTest {
                     .contains("\"error_code\": \"INVALID_PARAMETER_VALUE\"", message));
   }
 
+  /** A client that tells of each page before it asks for it. */
+  private static MlflowClient telling(MlflowServer mlflow, Consumer<String> ofPage) {
+    return new MlflowClient(mlflow.uri()) {
+      @Override
+      public RunsPage searchRuns(
+          List<String> experiments,
+          String filter,
+          ViewType view,
+          int size,
+          List<String> order,
+          String page) {
+        ofPage.accept(page);
+        return super.searchRuns(experiments, filter, view, size, order, page);
+      }
+    };
+  }
+
   @Test
   void allPagesAreRead(MlflowServer mlflow) {
     IntStream.range(0, 7).forEach(i -> run("r" + i, i * 5 % 7));
     List<String> pages = new ArrayList<>();
-    try (MlflowClient counting =
-        new MlflowClient(mlflow.uri()) {
-          @Override
-          public RunsPage searchRuns(
-              List<String> experiments,
-              String filter,
-              ViewType view,
-              int size,
-              List<String> order,
-              String page) {
-            pages.add(page);
-            return super.searchRuns(experiments, filter, view, size, order, page);
-          }
-        }) {
+    try (MlflowClient counting = telling(mlflow, pages::add)) {
       List<Run> runs =
           CompareRuns.search(counting, experiment, "", List.of("metrics.error DESC"), 3);
 
@@ -116,23 +121,15 @@ class CompareRunsTest {
     List.of("a", "b", "c").forEach(this::run);
     List<String> pages = new ArrayList<>();
     try (MlflowClient busy =
-        new MlflowClient(mlflow.uri()) {
-          @Override
-          public RunsPage searchRuns(
-              List<String> experiments,
-              String filter,
-              ViewType view,
-              int size,
-              List<String> order,
-              String page) {
-            pages.add(page);
-            if (pages.size() == 2) {
-              // The latest run comes first, and the others move on by one.
-              CompareRunsTest.this.run("d");
-            }
-            return super.searchRuns(experiments, filter, view, size, order, page);
-          }
-        }) {
+        telling(
+            mlflow,
+            page -> {
+              pages.add(page);
+              if (pages.size() == 2) {
+                // The latest run comes first, and the others move on by one.
+                run("d");
+              }
+            })) {
       assertThat(names(CompareRuns.search(busy, experiment, "", List.of(), 2)))
           .containsExactly("c", "b", "a");
     }

@@ -79,7 +79,7 @@ class RegisterModelTest {
     baskets.where(condition).write().format("delta").mode("append").saveAsTable(table);
   }
 
-  private String train(SparkSession spark, MlflowServer mlflow) {
+  private String train(SparkSession spark, MlflowServer mlflow) throws Exception {
     return RegisterModel.train(spark, mlflow.client(), mlflow.artifacts(), experiment, table, 3);
   }
 
@@ -89,8 +89,8 @@ class RegisterModelTest {
   }
 
   @Test
-  void eachVersionNamesItsRunItsTableAndWhatTheTableWasThen(
-      SparkSession spark, MlflowServer mlflow) {
+  void eachVersionNamesItsRunItsTableAndWhatTheTableWasThen(SparkSession spark, MlflowServer mlflow)
+      throws Exception {
     String first = train(spark, mlflow);
     register(mlflow, first);
     append("order_date >= '2025-02-01'");
@@ -111,7 +111,7 @@ class RegisterModelTest {
   }
 
   @Test
-  void theRunNamesItsDataAsMlflowDoes(SparkSession spark, MlflowServer mlflow) {
+  void theRunNamesItsDataAsMlflowDoes(SparkSession spark, MlflowServer mlflow) throws Exception {
     String run = train(spark, mlflow);
 
     DatasetInput input = mlflow.client().getRun(run).getInputs().getDatasetInputs(0);
@@ -134,7 +134,7 @@ class RegisterModelTest {
 
   @Test
   void theRowsThatAVersionLearnedFromAreReadAgainAfterTheTableHasMovedOn(
-      SparkSession spark, MlflowServer mlflow) {
+      SparkSession spark, MlflowServer mlflow) throws Exception {
     ModelVersion version = register(mlflow, train(spark, mlflow));
     append("order_date >= '2025-02-01'");
     spark.sql("UPDATE " + table + " SET amount = 0");
@@ -144,7 +144,8 @@ class RegisterModelTest {
   }
 
   @Test
-  void aTableThatWasMadeAnewIsNotTakenForTheOneOfThen(SparkSession spark, MlflowServer mlflow) {
+  void aTableThatWasMadeAnewIsNotTakenForTheOneOfThen(SparkSession spark, MlflowServer mlflow)
+      throws Exception {
     ModelVersion version = register(mlflow, train(spark, mlflow));
     spark.sql("DROP TABLE " + table);
     baskets.where("order_date >= '2025-12-01'").write().format("delta").saveAsTable(table);
@@ -187,7 +188,7 @@ class RegisterModelTest {
 
   @Test
   void bothVersionsAreMeasuredOnTheSameRows(
-      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) {
+      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws Exception {
     register(mlflow, train(spark, mlflow));
     append("order_date >= '2025-02-01'");
     register(mlflow, train(spark, mlflow));
@@ -229,7 +230,8 @@ class RegisterModelTest {
   }
 
   @Test
-  void nothingIsMeasuredOnNoRows(SparkSession spark, Sandbox sandbox, MlflowServer mlflow) {
+  void nothingIsMeasuredOnNoRows(SparkSession spark, Sandbox sandbox, MlflowServer mlflow)
+      throws Exception {
     ModelVersion version = register(mlflow, train(spark, mlflow));
 
     assertThatIllegalArgumentException()
@@ -246,7 +248,7 @@ class RegisterModelTest {
 
   @Test
   void theVersionsThatLearnedFromOneLoadOfDataAreFoundWhateverTheirModel(
-      SparkSession spark, MlflowServer mlflow) {
+      SparkSession spark, MlflowServer mlflow) throws Exception {
     String run = train(spark, mlflow);
     ModelVersion one = register(mlflow, run);
     ModelVersion same =
@@ -334,7 +336,7 @@ class RegisterModelTest {
   /** As if the process had gone on, or another one had taken the run for a finished one. */
   @Test
   void halfAModelIsNotRegisteredEvenIfItsRunSaysThatItHasFinished(
-      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws IOException {
+      SparkSession spark, Sandbox sandbox, MlflowServer mlflow) throws Exception {
     String whole = train(spark, mlflow);
     String digest =
         mlflow.client().getRun(whole).getData().getTagsList().stream()

@@ -173,13 +173,7 @@ public final class LoopbackProxy implements AutoCloseable {
   /** The connection is cut after so many bytes of the answer. */
   Fault cutAnswer(int bytes) {
     return exchange -> {
-      HttpResponse<InputStream> response = forward(exchange, body(exchange));
-      try (InputStream body = response.body()) {
-        exchange.sendResponseHeaders(
-            response.statusCode(), response.headers().firstValueAsLong("Content-Length").orElse(0));
-        exchange.getResponseBody().write(body.readNBytes(bytes));
-        exchange.getResponseBody().flush();
-      }
+      beginAnswer(exchange, bytes);
       throw new IOException("cut in the answer");
     };
   }
@@ -187,15 +181,20 @@ public final class LoopbackProxy implements AutoCloseable {
   /** The connection stays, but no more comes after so many bytes of the answer. */
   Fault stallAnswer(int bytes) {
     return exchange -> {
-      HttpResponse<InputStream> response = forward(exchange, body(exchange));
-      try (InputStream body = response.body()) {
-        exchange.sendResponseHeaders(
-            response.statusCode(), response.headers().firstValueAsLong("Content-Length").orElse(0));
-        exchange.getResponseBody().write(body.readNBytes(bytes));
-        exchange.getResponseBody().flush();
-      }
+      beginAnswer(exchange, bytes);
       hang();
     };
+  }
+
+  /** Passes the request on, and gives the client so many bytes of the answer. */
+  private void beginAnswer(HttpExchange exchange, int bytes) throws IOException {
+    HttpResponse<InputStream> response = forward(exchange, body(exchange));
+    try (InputStream body = response.body()) {
+      exchange.sendResponseHeaders(
+          response.statusCode(), response.headers().firstValueAsLong("Content-Length").orElse(0));
+      exchange.getResponseBody().write(body.readNBytes(bytes));
+      exchange.getResponseBody().flush();
+    }
   }
 
   /** The connection stays, but no answer comes. */
