@@ -5,6 +5,8 @@ import com.example.lakehouse.mlflow.support.ArtifactStore;
 import com.example.lakehouse.mlflow.support.Credentials;
 import com.example.lakehouse.mlflow.support.MlflowException;
 import com.example.lakehouse.mlflow.support.ModelRegistry;
+import com.example.lakehouse.mlflow.support.RowScorer;
+import com.example.lakehouse.mlflow.support.ScoringServer;
 import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -23,7 +25,12 @@ class MlflowExamplesTest extends ExampleContract {
             ArtifactStore.ArtifactFile.class,
             ModelRegistry.class,
             ModelRegistry.RegisteredModel.class,
-            ModelRegistry.ModelVersion.class)
+            ModelRegistry.ModelVersion.class,
+            RowScorer.class,
+            ScoringServer.class,
+            ScoringServer.Deployment.class,
+            ScoringServer.Shadowed.class,
+            ScoringServer.Version.class)
         .map(Class::getName)
         .collect(Collectors.toSet());
   }

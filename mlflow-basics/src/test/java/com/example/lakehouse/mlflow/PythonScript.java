@@ -8,7 +8,6 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Map;
 import java.util.concurrent.TimeUnit;
 
 /**
@@ -38,33 +37,12 @@ final class PythonScript {
     JSON.writeValue(in.toFile(), input);
     Files.writeString(folder.resolve("script.py"), script);
     ProcessBuilder builder =
-        new ProcessBuilder(
-                environment.python().toString(), "script.py", in.toString(), out.toString())
+        environment
+            .withSpark(folder, "script.py", in.toString(), out.toString())
             .directory(folder.toFile())
             .redirectErrorStream(true)
             .redirectOutput(log.toFile());
-    Map<String, String> variables = builder.environment();
-    variables
-        .keySet()
-        .removeIf(
-            name ->
-                name.startsWith("MLFLOW_")
-                    || name.startsWith("PYTHON")
-                    || name.startsWith("PYSPARK_")
-                    || name.startsWith("SPARK_"));
-    variables.put("JAVA_HOME", System.getProperty("java.home"));
-    variables.put("SPARK_LOCAL_IP", "127.0.0.1");
-    variables.put("SPARK_LOCAL_DIRS", folder.toString());
-    variables.put("PYSPARK_PYTHON", environment.python().toString());
-    variables.put(
-        "PYSPARK_SUBMIT_ARGS",
-        "--driver-memory 1g --conf spark.ui.enabled=false --conf spark.sql.session.timeZone=UTC"
-            + " pyspark-shell");
-    variables.put("TZ", "UTC");
-    variables.put("MLFLOW_TRACKING_URI", trackingUri);
-    variables.put("MLFLOW_DFS_TMP", folder.resolve("dfs").toString());
-    variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
-    variables.put("DO_NOT_TRACK", "true");
+    builder.environment().put("MLFLOW_TRACKING_URI", trackingUri);
     Process process = builder.start();
     if (!process.waitFor(TIMEOUT_MINUTES, TimeUnit.MINUTES)) {
       process.descendants().forEach(ProcessHandle::destroyForcibly);

@@ -159,6 +159,38 @@ public final class PythonEnvironment {
     return builder;
   }
 
+  /**
+   * A program of this environment that has PySpark, to be started by the caller: on this JVM's JDK,
+   * in UTC as this project's sessions are, listening on the loopback interface alone, and without
+   * the settings of another Spark or another server.
+   *
+   * @param folder for what it writes
+   */
+  public ProcessBuilder withSpark(Path folder, String... arguments) {
+    ProcessBuilder builder = process(arguments);
+    Map<String, String> variables = builder.environment();
+    variables
+        .keySet()
+        .removeIf(
+            name ->
+                name.startsWith("MLFLOW_")
+                    || name.startsWith("PYSPARK_")
+                    || name.startsWith("SPARK_"));
+    variables.put("JAVA_HOME", System.getProperty("java.home"));
+    variables.put("SPARK_LOCAL_IP", "127.0.0.1");
+    variables.put("SPARK_LOCAL_DIRS", folder.toString());
+    variables.put("PYSPARK_PYTHON", python().toString());
+    variables.put(
+        "PYSPARK_SUBMIT_ARGS",
+        "--driver-memory 1g --conf spark.ui.enabled=false --conf spark.sql.session.timeZone=UTC"
+            + " pyspark-shell");
+    variables.put("TZ", "UTC");
+    variables.put("MLFLOW_DFS_TMP", folder.resolve("dfs").toString());
+    variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
+    variables.put("DO_NOT_TRACK", "true");
+    return builder;
+  }
+
   /** Windows writes it Path. */
   private static boolean isPath(Map.Entry<String, String> variable) {
     return variable.getKey().equalsIgnoreCase("PATH");

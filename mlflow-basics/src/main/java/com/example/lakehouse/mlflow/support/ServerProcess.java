@@ -17,15 +17,16 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.function.IntFunction;
 import java.util.stream.Stream;
 import org.apache.hadoop.util.ShutdownHookManager;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * MLflow's server as a child of this JVM: {@code mlflow server} on a free port of the loopback
- * interface, with SQLite and a folder of artifacts. It ends with the JVM, also with one that is
- * killed: see {@code run_server.py}.
+ * A server of MLflow's as a child of this JVM, on a free port of the loopback interface: {@code
+ * mlflow server}, with SQLite and a folder of artifacts, or {@code mlflow models serve}. It ends
+ * with the JVM, also with one that is killed: see {@code run_server.py}.
  */
 final class ServerProcess {
   private static final Logger LOG = LoggerFactory.getLogger(ServerProcess.class);
@@ -33,7 +34,7 @@ final class ServerProcess {
   private static final int ATTEMPTS = 3;
   private static final int LOG_LINES = 15;
 
-  /** It takes 3 to 5 s on two free cores. */
+  /** It takes 3 to 5 s on two free cores, and with a model of Spark's 15 s. */
   private static final Duration TIME_TO_START = Duration.ofSeconds(90);
 
   /** After this the script that runs it kills it too, so this is longer than what that waits. */
@@ -70,6 +71,20 @@ final class ServerProcess {
    * @param port a port that was free; another one is taken if it is not any more
    */
   static ServerProcess start(PythonEnvironment python, Path folder, int port) {
+    return start(free -> trackingServer(python, free), folder, port);
+  }
+
+  /**
+   * Starts {@code mlflow models serve}, and returns when it answers.
+   *
+   * @param model the folder with {@code MLmodel}
+   * @param folder for all that it writes
+   */
+  static ServerProcess startModel(PythonEnvironment python, Path model, Path folder) {
+    return start(free -> modelServer(python, model, folder, free), folder, freePort());
+  }
+
+  private static ServerProcess start(IntFunction<ProcessBuilder> command, Path folder, int port) {
     int free = port;
     try {
       Files.createDirectories(folder);
@@ -77,7 +92,7 @@ final class ServerProcess {
       Path log = folder.resolve("server.log");
       for (int attempt = 1; ; attempt++) {
         long logged = Files.exists(log) ? Files.size(log) : 0;
-        ServerProcess server = new ServerProcess(run(python, folder, log, free), free);
+        ServerProcess server = new ServerProcess(run(command.apply(free), folder, log), free);
         ShutdownHookManager.get().addShutdownHook(server.endWithTheJvm, AFTER_SPARK);
         boolean answers = server.awaitAnswer(log, logged);
         if (answers) {
@@ -120,18 +135,20 @@ final class ServerProcess {
 
   /** Ends it in order: requests that it works on are answered. */
   void stop() {
-    if (!ShutdownHookManager.get().isShutdownInProgress()) {
-      ShutdownHookManager.get().removeShutdownHook(endWithTheJvm);
-    }
+    forgetTheJvmsEnd();
     end();
   }
 
   /** Kills all its processes at once, as a crash of its machine would. */
   void kill() {
+    forgetTheJvmsEnd();
+    destroy(processes());
+  }
+
+  private void forgetTheJvmsEnd() {
     if (!ShutdownHookManager.get().isShutdownInProgress()) {
       ShutdownHookManager.get().removeShutdownHook(endWithTheJvm);
     }
-    destroy(processes());
   }
 
   /**
@@ -167,44 +184,63 @@ final class ServerProcess {
         .join();
   }
 
-  private static Process run(PythonEnvironment python, Path folder, Path log, int port)
-      throws IOException {
-    ProcessBuilder builder =
-        python
-            .process(
-                SCRIPT,
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                String.valueOf(port),
-                // Its threads are enough for one machine, and SQLite has one writer in any case.
-                "--workers",
-                "1",
-                // Below its working directory, whatever characters are in that path.
-                "--backend-store-uri",
-                "sqlite:///mlflow.db",
-                "--serve-artifacts",
-                "--artifacts-destination",
-                "artifacts")
-            .directory(folder.toFile())
-            .redirectErrorStream(true)
-            .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()));
-    Map<String, String> variables = builder.environment();
-    // Settings, and secrets, of another server, and of uvicorn's, which runs it.
-    variables
+  private static Process run(ProcessBuilder command, Path folder, Path log) throws IOException {
+    // Of another server's web server: with another level of its log its start would not be seen.
+    command
+        .environment()
         .keySet()
-        .removeIf(
-            name ->
-                name.startsWith("MLFLOW_")
-                    || name.startsWith("_MLFLOW_")
-                    || name.startsWith("UVICORN_"));
+        .removeIf(name -> name.startsWith("_MLFLOW_") || name.startsWith("UVICORN_"));
+    return command
+        .directory(folder.toFile())
+        .redirectErrorStream(true)
+        .redirectOutput(ProcessBuilder.Redirect.appendTo(log.toFile()))
+        .start();
+  }
+
+  private static ProcessBuilder trackingServer(PythonEnvironment python, int port) {
+    ProcessBuilder builder =
+        python.process(
+            SCRIPT,
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            String.valueOf(port),
+            // Its threads are enough for one machine, and SQLite has one writer in any case.
+            "--workers",
+            "1",
+            // Below its working directory, whatever characters are in that path.
+            "--backend-store-uri",
+            "sqlite:///mlflow.db",
+            "--serve-artifacts",
+            "--artifacts-destination",
+            "artifacts");
+    Map<String, String> variables = builder.environment();
+    // Settings, and secrets, of another server.
+    variables.keySet().removeIf(name -> name.startsWith("MLFLOW_"));
     variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
     variables.put("DO_NOT_TRACK", "true");
     // Seven more processes of 190 MB, which the examples have no jobs for; the start takes twice
     // as long with them.
     variables.put("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false");
-    return builder.start();
+    return builder;
+  }
+
+  private static ProcessBuilder modelServer(
+      PythonEnvironment python, Path model, Path folder, int port) {
+    return python.withSpark(
+        folder,
+        SCRIPT,
+        "models",
+        "serve",
+        "--model-uri",
+        model.toString(),
+        "--env-manager",
+        "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        String.valueOf(port));
   }
 
   /**
