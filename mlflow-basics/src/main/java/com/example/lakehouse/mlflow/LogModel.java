@@ -59,7 +59,7 @@ import org.mlflow.tracking.MlflowClient;
  * lines that load it in Python; a file that is changed on the server is found before the model is
  * loaded.
  *
- * <p>On Databricks: the same code, with a folder of a Unity Catalog volume for {@link #save}.
+ * <p>On Databricks: the same code, with a folder of a Unity Catalog volume for {@code save}.
  *
  * @see <a href="https://mlflow.org/docs/latest/ml/model/">MLflow: models</a>
  */
