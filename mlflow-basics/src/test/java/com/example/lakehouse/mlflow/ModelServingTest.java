@@ -587,6 +587,11 @@ class ModelServingTest {
   }
 
   @Test
+  void aRequestWithoutAKeyIsTheChampionsWhateverTheShare() {
+    assertThat(ModelServing.canary(champion, challenger, 1).apply("")).isEqualTo(champion);
+  }
+
+  @Test
   void aKeyGoesToTheSameVersionOnEveryMachine() {
     Function<String, Version> half = ModelServing.canary(champion, challenger, 0.5);
 
