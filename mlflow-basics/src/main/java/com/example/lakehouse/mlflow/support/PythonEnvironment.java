@@ -141,7 +141,8 @@ public final class PythonEnvironment {
   /**
    * A program of this environment, to be started by the caller: with the environment's commands
    * first on its {@code PATH}, since {@code mlflow models serve} looks for {@code uvicorn} there,
-   * and without the settings of the user's own Python.
+   * and without the settings of the user's own Python, and of another MLflow server and the web
+   * server that runs it: with another level of its log a server's start would not be seen.
    *
    * @param arguments of the interpreter, such as {@code -m mlflow models serve}
    */
@@ -154,6 +155,15 @@ public final class PythonEnvironment {
         .filter(PythonEnvironment::isPath)
         .forEach(
             path -> path.setValue(python().getParent() + File.pathSeparator + path.getValue()));
+    variables
+        .keySet()
+        .removeIf(
+            name ->
+                name.startsWith("MLFLOW_")
+                    || name.startsWith("_MLFLOW_")
+                    || name.startsWith("UVICORN_"));
+    variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
+    variables.put("DO_NOT_TRACK", "true");
     builder.environment().clear();
     builder.environment().putAll(variables);
     return builder;
@@ -162,20 +172,14 @@ public final class PythonEnvironment {
   /**
    * A program of this environment that has PySpark, to be started by the caller: on this JVM's JDK,
    * in UTC as this project's sessions are, listening on the loopback interface alone, and without
-   * the settings of another Spark or another server.
+   * the settings of another Spark.
    *
    * @param folder for what it writes
    */
   public ProcessBuilder withSpark(Path folder, String... arguments) {
     ProcessBuilder builder = process(arguments);
     Map<String, String> variables = builder.environment();
-    variables
-        .keySet()
-        .removeIf(
-            name ->
-                name.startsWith("MLFLOW_")
-                    || name.startsWith("PYSPARK_")
-                    || name.startsWith("SPARK_"));
+    variables.keySet().removeIf(name -> name.startsWith("PYSPARK_") || name.startsWith("SPARK_"));
     variables.put("JAVA_HOME", System.getProperty("java.home"));
     variables.put("SPARK_LOCAL_IP", "127.0.0.1");
     variables.put("SPARK_LOCAL_DIRS", folder.toString());
@@ -186,8 +190,6 @@ public final class PythonEnvironment {
             + " pyspark-shell");
     variables.put("TZ", "UTC");
     variables.put("MLFLOW_DFS_TMP", folder.resolve("dfs").toString());
-    variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
-    variables.put("DO_NOT_TRACK", "true");
     return builder;
   }
 

@@ -13,7 +13,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
@@ -185,11 +184,6 @@ final class ServerProcess {
   }
 
   private static Process run(ProcessBuilder command, Path folder, Path log) throws IOException {
-    // Of another server's web server: with another level of its log its start would not be seen.
-    command
-        .environment()
-        .keySet()
-        .removeIf(name -> name.startsWith("_MLFLOW_") || name.startsWith("UVICORN_"));
     return command
         .directory(folder.toFile())
         .redirectErrorStream(true)
@@ -215,14 +209,9 @@ final class ServerProcess {
             "--serve-artifacts",
             "--artifacts-destination",
             "artifacts");
-    Map<String, String> variables = builder.environment();
-    // Settings, and secrets, of another server.
-    variables.keySet().removeIf(name -> name.startsWith("MLFLOW_"));
-    variables.put("MLFLOW_DISABLE_TELEMETRY", "true");
-    variables.put("DO_NOT_TRACK", "true");
     // Seven more processes of 190 MB, which the examples have no jobs for; the start takes twice
     // as long with them.
-    variables.put("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false");
+    builder.environment().put("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false");
     return builder;
   }
 
