@@ -3,6 +3,7 @@ package com.example.lakehouse.optimization.support;
 import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.optimization.FastLocalTests;
 import java.io.IOException;
+import java.time.Duration;
 import java.util.List;
 import org.apache.spark.sql.SparkSession;
 
@@ -12,6 +13,7 @@ import org.apache.spark.sql.SparkSession;
  */
 public final class SessionStarts {
   private static final String PREFIX = "STARTED ";
+  private static final Duration TIMEOUT = Duration.ofMinutes(3);
 
   private SessionStarts() {}
 
@@ -27,7 +29,7 @@ public final class SessionStarts {
 
   /** Starts the process and waits for its end. */
   public static List<Started> run() throws IOException, InterruptedException {
-    return ChildJvm.run(SessionStarts.class, List.of("-Xmx1g"))
+    return ChildJvm.run(TIMEOUT, SessionStarts.class, List.of("-Xmx1g"))
         .outputOfSuccess()
         .lines()
         .filter(line -> line.startsWith(PREFIX))
