@@ -288,7 +288,7 @@ public final class ScoringServer implements AutoCloseable {
                   shadow[i]));
         }
         scored++;
-      } catch (ScoringRequest.Invalid | IllegalArgumentException e) {
+      } catch (ScoringRequest.Invalid | RuntimeException e) {
         LOG.warn("The shadow {} does not take a request", task.shadow().name(), e);
         failed.incrementAndGet();
       }
