@@ -49,6 +49,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -139,6 +140,18 @@ class ModelServingTest {
 
   private static ScoringServer serve(Deployment deployment) {
     return ScoringServer.start(deployment, MAX_BYTES, MAX_BYTES, rows -> {});
+  }
+
+  private static ScoringServer shadowed(
+      Version version, Version shadow, Consumer<List<Shadowed>> sink) {
+    return ScoringServer.start(new Deployment(key -> version, shadow), MAX_BYTES, MAX_BYTES, sink);
+  }
+
+  /** A model as it is served from a folder, which has the columns in the order of {@code data}. */
+  private static Version served(String name, Dataset<Row> data, PipelineStage... stages) {
+    Path saved = folder.resolve(name + "-" + UUID.randomUUID());
+    LogModel.save(new Pipeline().setStages(stages).fit(data), data, saved);
+    return new Version(name, RowScorer.load(data.sparkSession(), saved));
   }
 
   private static String records(String form, List<String> rows) {
@@ -380,8 +393,8 @@ class ModelServingTest {
   }
 
   @Test
-  void aValueThatAStageDoesNotTakeIsTheSendersError(SparkSession spark) throws Exception {
-    try (ScoringServer server = serve(Deployment.of(strict(spark)))) {
+  void aValueThatAStageDoesNotTakeIsTheSendersError() throws Exception {
+    try (ScoringServer server = serve(Deployment.of(strict()))) {
       String row = "{\"segment\": \"%s\"}";
       String json =
           records("instances", List.of(row.formatted("consumer"), row.formatted("aliens")));
@@ -392,17 +405,9 @@ class ModelServingTest {
   }
 
   /** Takes no segment that it has not learned. */
-  private static Version strict(SparkSession spark) {
-    PipelineModel strict =
-        new Pipeline()
-            .setStages(
-                new PipelineStage[] {
-                  new StringIndexer().setInputCol("segment").setOutputCol("prediction")
-                })
-            .fit(baskets);
-    Path saved = folder.resolve("strict-" + UUID.randomUUID());
-    LogModel.save(strict, baskets, saved);
-    return new Version("strict", RowScorer.load(spark, saved));
+  private static Version strict() {
+    return served(
+        "strict", baskets, new StringIndexer().setInputCol("segment").setOutputCol("prediction"));
   }
 
   @ParameterizedTest
@@ -630,11 +635,7 @@ class ModelServingTest {
       SparkSession spark, Sandbox sandbox) throws Exception {
     String table = sandbox.table("shadow");
     try (ScoringServer server =
-        ScoringServer.start(
-            new Deployment(key -> champion, challenger),
-            MAX_BYTES,
-            MAX_BYTES,
-            ModelServing.shadowTable(spark, table))) {
+        shadowed(champion, challenger, ModelServing.shadowTable(spark, table))) {
       for (int i = 0; i < 100; i++) {
         HttpResponse<String> answer =
             ModelServing.ask(
@@ -672,9 +673,7 @@ class ModelServingTest {
     Version first = difference(spark, "a - b", "a", "b");
     Version second = difference(spark, "a - b", "b", "a");
     List<Shadowed> written = new CopyOnWriteArrayList<>();
-    try (ScoringServer server =
-        ScoringServer.start(
-            new Deployment(key -> first, second), MAX_BYTES, MAX_BYTES, written::addAll)) {
+    try (ScoringServer server = shadowed(first, second, written::addAll)) {
       String json = records("instances", List.of("{\"a\": 5.0, \"b\": 3.0}"));
       assertThat(numbers(ask(server.uri(), json))).containsExactly(2.0);
     }
@@ -683,18 +682,10 @@ class ModelServingTest {
 
   /** A model of two columns, which its signature has in this order. */
   private static Version difference(SparkSession spark, String formula, String one, String other) {
-    Dataset<Row> two = spark.range(3).selectExpr("double(id) AS " + one, "double(7) AS " + other);
-    PipelineModel model =
-        new Pipeline()
-            .setStages(
-                new PipelineStage[] {
-                  new SQLTransformer()
-                      .setStatement("SELECT " + formula + " AS prediction FROM __THIS__")
-                })
-            .fit(two);
-    Path saved = folder.resolve("difference-" + UUID.randomUUID());
-    LogModel.save(model, two, saved);
-    return new Version(one + other, RowScorer.load(spark, saved));
+    return served(
+        one + other,
+        spark.range(3).selectExpr("double(id) AS " + one, "double(7) AS " + other),
+        new SQLTransformer().setStatement("SELECT " + formula + " AS prediction FROM __THIS__"));
   }
 
   @Test
@@ -741,13 +732,10 @@ class ModelServingTest {
   }
 
   @Test
-  void aRowThatTheShadowDoesNotTakeIsCountedAndTheNextOneWritten(SparkSession spark)
-      throws Exception {
+  void aRowThatTheShadowDoesNotTakeIsCountedAndTheNextOneWritten() throws Exception {
     List<Shadowed> written = new CopyOnWriteArrayList<>();
-    Version strict = strict(spark);
-    try (ScoringServer server =
-        ScoringServer.start(
-            new Deployment(key -> champion, strict), MAX_BYTES, MAX_BYTES, written::addAll)) {
+    Version strict = strict();
+    try (ScoringServer server = shadowed(champion, strict, written::addAll)) {
       for (String row : List.of(ROW.replace("consumer", "aliens"), ROW)) {
         assertThat(numbers(ask(server.uri(), records("instances", List.of(row))))).hasSize(1);
       }
@@ -764,11 +752,7 @@ class ModelServingTest {
     String table = sandbox.table("shadow");
     spark.range(1).write().format("delta").saveAsTable(table);
     try (ScoringServer server =
-        ScoringServer.start(
-            new Deployment(key -> champion, challenger),
-            MAX_BYTES,
-            MAX_BYTES,
-            ModelServing.shadowTable(spark, table))) {
+        shadowed(champion, challenger, ModelServing.shadowTable(spark, table))) {
       String json = records("instances", List.of(ROW));
       assertThat(numbers(ask(server.uri(), json))).hasSize(1);
       await().untilAsserted(() -> assertThat(server.shadowCounts().failed()).isEqualTo(1));

@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.testing.SparkTest;
+import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -71,19 +72,30 @@ class RowScorerTest {
     return RowScorer.of(spark, model, StructType.fromDDL("colour STRING, size DOUBLE"), "3.17.2");
   }
 
+  private static List<Double> predictions(PipelineModel model, Dataset<Row> rows) {
+    return model
+        .transform(rows)
+        .orderBy("label")
+        .select("prediction")
+        .as(Encoders.DOUBLE())
+        .collectAsList();
+  }
+
+  private static RowScorer load(SparkSession spark, Path folder, String mlmodel)
+      throws IOException {
+    pipeline(rows(spark), sql("SELECT *, size AS prediction FROM __THIS__"))
+        .save(folder.resolve("sparkml").toUri().toString());
+    Files.writeString(folder.resolve("MLmodel"), mlmodel);
+    return RowScorer.load(spark, folder);
+  }
+
   private static void assertSame(SparkSession spark, PipelineModel model)
       throws InterruptedException {
     List<Object[]> values = new ArrayList<>();
     for (Row row : rows(spark).collectAsList()) {
       values.add(new Object[] {UTF8String.fromString(row.getString(0)), row.getDouble(1)});
     }
-    List<Double> expected =
-        model
-            .transform(rows(spark))
-            .orderBy("label")
-            .select("prediction")
-            .as(Encoders.DOUBLE())
-            .collectAsList();
+    List<Double> expected = predictions(model, rows(spark));
 
     assertThat(scorer(spark, model).predict(values))
         .containsExactly(expected.stream().mapToDouble(d -> d).toArray());
@@ -209,13 +221,7 @@ class RowScorerTest {
                 .setLayers(new int[] {1, 20, 20, 2})
                 .setMaxIter(50)
                 .setSeed(1));
-    List<Double> expected =
-        model
-            .transform(rows)
-            .orderBy("label")
-            .select("prediction")
-            .as(Encoders.DOUBLE())
-            .collectAsList();
+    List<Double> expected = predictions(model, rows);
     assertThat(expected).contains(0.0, 1.0);
     RowScorer scorer = scorer(spark, model);
     ExecutorService pool = Executors.newFixedThreadPool(4);
@@ -356,31 +362,25 @@ class RowScorerTest {
       })
   void aSignatureThatIsNotServedIsRefused(
       String inputs, String reason, SparkSession spark, @TempDir Path folder) throws Exception {
-    pipeline(rows(spark), sql("SELECT *, size AS prediction FROM __THIS__"))
-        .save(folder.resolve("sparkml").toUri().toString());
-    Files.writeString(folder.resolve("MLmodel"), "signature:\n  inputs: '" + inputs + "'\n");
-
     assertThatIllegalArgumentException()
-        .isThrownBy(() -> RowScorer.load(spark, folder))
+        .isThrownBy(() -> load(spark, folder, "signature:\n  inputs: '" + inputs + "'\n"))
         .withMessageContaining(reason);
   }
 
   @Test
   void aSignatureThatMlflowFoldedOverLinesIsRead(SparkSession spark, @TempDir Path folder)
       throws Exception {
-    pipeline(rows(spark), sql("SELECT *, size AS prediction FROM __THIS__"))
-        .save(folder.resolve("sparkml").toUri().toString());
-    Files.writeString(
-        folder.resolve("MLmodel"),
-        """
+    RowScorer scorer =
+        load(
+            spark,
+            folder,
+            """
         mlflow_version: 3.17.2
         signature:
           inputs: '[{"type": "double", "name": "size", "required": true}, {"type": "string",
             "name": "it''s", "required": true}]'
           outputs: null
         """);
-
-    RowScorer scorer = RowScorer.load(spark, folder);
 
     assertThat(scorer.inputs().simpleString()).isEqualTo("struct<size:double,it's:string>");
     assertThat(scorer.mlflowVersion()).isEqualTo("3.17.2");
