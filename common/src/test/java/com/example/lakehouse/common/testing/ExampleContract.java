@@ -1,5 +1,6 @@
 package com.example.lakehouse.common.testing;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.example.lakehouse.common.Sandbox;
@@ -9,6 +10,7 @@ import com.tngtech.archunit.core.domain.JavaModifier;
 import com.tngtech.archunit.core.importer.ClassFileImporter;
 import com.tngtech.archunit.core.importer.ImportOption;
 import java.io.IOException;
+import java.io.PrintStream;
 import java.lang.reflect.InvocationTargetException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -86,15 +88,24 @@ public abstract class ExampleContract {
   private void runMain(SparkSession spark, Class<?> example, Path folder) throws Exception {
     Path pages = folder.resolve("html");
     Path kept = Files.createDirectories(folder.resolve("kept").resolve(example.getSimpleName()));
+    // What it tells goes into a file: in the build's own output it would hide the tests.
+    Path told = module.resolve("target/examples/" + example.getSimpleName() + ".txt");
+    Files.createDirectories(told.getParent());
+    PrintStream terminal = System.out;
     System.setProperty("lakehouse.sandbox", kept.toString());
-    try {
+    try (PrintStream file = new PrintStream(told.toFile(), UTF_8)) {
+      System.setOut(file);
       example
           .getMethod("main", String[].class)
           .invoke(null, (Object) new String[] {"--keep", "--html", "--out=" + pages});
       checkWhatIsLeft(spark, kept);
     } catch (InvocationTargetException e) {
-      throw new AssertionError(example.getSimpleName() + " failed: " + e.getCause(), e.getCause());
+      throw new AssertionError(
+          "%s failed: %s; what it told is in %s"
+              .formatted(example.getSimpleName(), e.getCause(), told),
+          e.getCause());
     } finally {
+      System.setOut(terminal);
       System.clearProperty("lakehouse.sandbox");
       for (Database schema : spark.catalog().listDatabases().collectAsList()) {
         if (schema.locationUri().contains(kept.toString())) {
