@@ -4,6 +4,7 @@ import java.awt.BasicStroke;
 import java.awt.Color;
 import java.awt.Font;
 import java.awt.Rectangle;
+import java.awt.font.FontRenderContext;
 import java.awt.geom.Ellipse2D;
 import java.text.DecimalFormat;
 import java.text.DecimalFormatSymbols;
@@ -50,8 +51,23 @@ final class Svg {
 
   private Svg() {}
 
+  /**
+   * @throws SetupException if this machine has no fonts to measure text with
+   */
   static String draw(Drawing drawing) {
+    requireFonts();
     return drawing instanceof Chart chart ? bars(chart) : points((Plot) drawing);
+  }
+
+  /** Without a font, or a library that reads them, Java fails in a different way for each. */
+  private static void requireFonts() {
+    try {
+      FONT.getLineMetrics("text", new FontRenderContext(null, true, true));
+    } catch (LinkageError | InternalError | RuntimeException e) {
+      throw new SetupException(
+          "A chart needs fonts, and Java cannot use this machine's (%s): on Debian and Ubuntu, apt-get install fontconfig libharfbuzz0b."
+              .formatted(e.getMessage()));
+    }
   }
 
   private static String points(Plot plot) {

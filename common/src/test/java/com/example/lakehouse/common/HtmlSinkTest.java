@@ -3,10 +3,13 @@ package com.example.lakehouse.common;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
 class HtmlSinkTest {
@@ -78,6 +81,34 @@ class HtmlSinkTest {
         .containsPattern("<svg [^>]*viewBox='0.0 0.0 600.0 ")
         .contains("currentColor", ">before<", ">after<", ">64<", ">5<")
         .doesNotContain("rgb(1,2,3)");
+  }
+
+  /** Draws a chart, as an example does. */
+  static final class DrawChart {
+    public static void main(String[] args) {
+      Svg.draw(new Chart("files", "files").bar("a", 1));
+    }
+  }
+
+  /** Other systems have their fonts built in. */
+  @EnabledOnOs(OS.LINUX)
+  @Test
+  void withoutFontsAChartIsRefusedInOneClearLine(@TempDir Path folder) throws Exception {
+    Path noFonts = Files.writeString(folder.resolve("fonts.conf"), "<fontconfig/>");
+    ProcessBuilder builder =
+        // Java keeps what it has found under the home folder.
+        new ProcessBuilder(ChildJvm.command(DrawChart.class, List.of("-Duser.home=" + folder)))
+            .redirectErrorStream(true);
+    builder.environment().put("FONTCONFIG_FILE", noFonts.toString());
+
+    Process process = builder.start();
+    String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+
+    assertThat(output.strip())
+        .matches(
+            "Exception in thread \"main\" com.example.lakehouse.common.SetupException: A chart needs fonts, .*"
+                + " apt-get install fontconfig libharfbuzz0b\\.");
+    assertThat(process.waitFor()).isEqualTo(1);
   }
 
   @Test
