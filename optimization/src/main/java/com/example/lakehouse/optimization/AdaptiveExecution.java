@@ -193,8 +193,8 @@ public final class AdaptiveExecution {
               "There is little reason to switch it off: a query of a few milliseconds that has many"
                   + " small stages, or one whose partitions must be as many as planned, and that"
                   + " says so better with repartition(n). Set spark.sql.shuffle.partitions for the"
-                  + " largest query, not for the smallest: partitions are put together, not"
-                  + " divided.");
+                  + " largest query, not for the smallest: partitions are put together, and not"
+                  + " divided but in a join by skewed keys.");
         });
   }
 }

@@ -106,8 +106,8 @@ public final class BroadcastJoin {
 
   /**
    * What Spark compares with the threshold: of a table the bytes of its files, which are
-   * compressed; a filter leaves the number as it is. {@code EXPLAIN COST} shows it too, also where
-   * there is no plan to ask, as with Spark Connect.
+   * compressed; a filter leaves the number as it is, unless Delta leaves out files by it. {@code
+   * EXPLAIN COST} shows it too, also where there is no plan to ask, as with Spark Connect.
    */
   public static BigInteger estimatedBytes(Dataset<Row> rows) {
     return rows.queryExecution().optimizedPlan().stats().sizeInBytes().bigInteger();
@@ -218,7 +218,8 @@ public final class BroadcastJoin {
           notebook.step("A broadcast that is too large");
           notebook.text(
               "The driver collects the table, and each executor holds a copy. A limit that fits"
-                  + " their memory turns an OutOfMemoryError into an error that says what to do.");
+                  + " the executors' memory turns their OutOfMemoryError into an error that says"
+                  + " what to do; the driver has the rows by then.");
           refuseBroadcastsOver(spark, 512 << 10);
           notebook.refused(
               "a broadcast of more than 512 kB",

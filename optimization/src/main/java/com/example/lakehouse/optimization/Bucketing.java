@@ -72,7 +72,8 @@ public final class Bucketing {
 
   /**
    * Reads the table with more buckets as if it had fewer, where one number is a multiple of the
-   * other, of at most four times: no exchange, and a task for each of the fewer buckets.
+   * other, of at most four times (spark.sql.bucketing.coalesceBucketsInJoin.maxBucketRatio): no
+   * exchange, and a task for each of the fewer buckets.
    */
   public static void joinUnequalBuckets(SparkSession spark) {
     spark.conf().set("spark.sql.bucketing.coalesceBucketsInJoin.enabled", true);

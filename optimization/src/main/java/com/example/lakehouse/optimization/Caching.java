@@ -34,8 +34,9 @@ import org.apache.spark.util.LongAccumulator;
  * 300,000 items, {@code --scale} for more.
  *
  * <p>See: how often a function is called before and after {@code cache()}; a sum that four
- * questions compute once; a table in a cache, of which a query of one day takes 50 times the bytes
- * that it takes of the files; five storage levels; a cache that {@code RESTORE} leaves behind.
+ * questions compute once; a table in a cache, of which a query of one day takes many times the
+ * bytes that it takes of the files; five storage levels; a cache that {@code RESTORE} leaves
+ * behind.
  *
  * <p>On Databricks: the same code on classic compute, where the disk cache keeps copies of the
  * files by itself and never goes stale; serverless compute has no {@code cache()}: write a table.
@@ -82,7 +83,13 @@ public final class Caching {
       throw new IllegalStateException(table + " is cached already: uncacheTable first");
     }
     spark.catalog().cacheTable(table, level);
-    spark.table(table).count();
+    try {
+      spark.table(table).count();
+    } catch (RuntimeException e) {
+      // Else it would stay marked, and a second try be refused.
+      spark.catalog().uncacheTable(table);
+      throw e;
+    }
   }
 
   /**

@@ -254,14 +254,15 @@ public final class DynamicPartitionPruning {
           data.orderItems().coalesce(2).write().format("delta").saveAsTable("order_items");
           // As if both were too large to broadcast.
           spark.conf().set("spark.sql.autoBroadcastJoinThreshold", "-1");
+          long customer = data.customerCount() / 2;
           Map<String, QueryProfile> bloom = new LinkedHashMap<>();
           Chart reach = new Chart("order items that reach the join", "rows");
           for (String name : List.of("from 10 GB", "from 1 byte")) {
             bloomFiltersFrom(name.equals("from 1 byte") ? 1 : 10_737_418_240L, spark);
-            bloom.put(name, QueryProfile.of(itemsOf(spark, 500)));
+            bloom.put(name, QueryProfile.of(itemsOf(spark, customer)));
             reach.bar(name, JoinRows.of(bloom.get(name)).get(0).left());
           }
-          notebook.profiles("the items of customer 500's orders", bloom);
+          notebook.profiles("the items of one customer's orders", bloom);
           notebook.chart(reach);
           notebook.text(
               "The orders of the customer are read twice: once for the filter, once for the join."

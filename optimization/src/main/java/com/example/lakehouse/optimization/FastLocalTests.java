@@ -14,6 +14,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.UUID;
 import java.util.function.Supplier;
 import org.apache.spark.SparkConf;
 import org.apache.spark.sql.Dataset;
@@ -41,6 +42,8 @@ import scala.jdk.javaapi.OptionConverters;
 public final class FastLocalTests {
   private static final String SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions";
   private static final String SNAPSHOT_PARTITIONS = "spark.databricks.delta.snapshotPartitions";
+  private static final String CHECK_OUTSIDE_UTC =
+      "spark.databricks.delta.allFilesInCrc.verificationMode.forceOnNonUTC.enabled";
   private static final String WHOLE_STAGE = "spark.sql.codegen.wholeStage";
   private static final String CODEGEN = "spark.sql.codegen.factoryMode";
 
@@ -53,6 +56,11 @@ public final class FastLocalTests {
     settings.put("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension");
     settings.put(
         "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog");
+    // Under Delta's parser Spark 4.1 loses the parameters of a statement without this
+    // (github.com/delta-io/delta/issues/7640).
+    settings.put("spark.sql.legacy.parameterSubstitution.constantsOnly", "true");
+    // LocalDate and Instant: the older types need --add-opens from JDK 17 on.
+    settings.put("spark.sql.datetime.java8API.enabled", "true");
     // Nobody looks at it, and it takes time and a port.
     settings.put("spark.ui.enabled", "false");
     settings.put("spark.driver.host", "127.0.0.1");
@@ -61,6 +69,10 @@ public final class FastLocalTests {
     settings.put(SHUFFLE_PARTITIONS, "2");
     // 50 by default: tasks that read a log of three lines.
     settings.put(SNAPSHOT_PARTITIONS, "2");
+    // True by default: where the JVM's time zone is not UTC, each commit reads the log once more,
+    // to
+    // check a sum.
+    settings.put(CHECK_OUTSIDE_UTC, "false");
     // 10,000 by default, for VACUUM.
     settings.put("spark.sql.sources.parallelPartitionDiscovery.parallelism", "4");
     // To compile a class takes longer than to interpret ten rows. NO_CODEGEN alone compiles
@@ -83,6 +95,9 @@ public final class FastLocalTests {
     }
     SparkConf conf = new SparkConf().setAppName("tests");
     settings().forEach(conf::setIfMissing);
+    // The catalog goes with the JVM, a table's folder does not: in the next run it would be in the
+    // way of a table of that name.
+    conf.setIfMissing("spark.sql.warehouse.dir", "target/spark-warehouse/" + UUID.randomUUID());
     return SparkSession.builder().config(conf).getOrCreate();
   }
 

@@ -7,6 +7,7 @@ import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.optimization.support.Measured;
 import com.example.lakehouse.optimization.support.Room;
 import io.delta.tables.DeltaTable;
+import io.delta.tables.DeltaTableBuilder;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -15,6 +16,7 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.types.StructField;
 import org.apache.spark.sql.types.StructType;
 
 /**
@@ -47,13 +49,18 @@ public final class LiquidClustering {
    *     One of few values beside one of thousands has no weight, as in a Z-order
    * @throws org.apache.spark.sql.AnalysisException DELTA_CLUSTER_BY_INVALID_NUM_COLUMNS for more
    *     than four
+   * @throws IllegalArgumentException without a key
    */
   public static void create(Dataset<Row> rows, String table, String... keys) {
-    DeltaTable.create(rows.sparkSession())
-        .tableName(table)
-        .addColumns(rows.schema())
-        .clusterBy(keys)
-        .execute();
+    if (keys.length == 0) {
+      throw new IllegalArgumentException("at least one key to cluster " + table + " by");
+    }
+    DeltaTableBuilder builder = DeltaTable.create(rows.sparkSession()).tableName(table);
+    // As saveAsTable: a column that happens to have no NULL today is not NOT NULL for good.
+    for (StructField column : rows.schema().fields()) {
+      builder.addColumn(column.name(), column.dataType(), true);
+    }
+    builder.clusterBy(keys).execute();
     rows.write().format("delta").mode("append").saveAsTable(table);
   }
 
@@ -71,6 +78,7 @@ public final class LiquidClustering {
    * Gives {@code table} other keys, or its first, for files that are clustered from now on. It
    * rewrites nothing; {@link #cluster} leaves alone what is clustered by the keys before.
    *
+   * @param keys as in SQL: a name with a dot in it stands in backticks
    * @throws org.apache.spark.sql.AnalysisException
    *     DELTA_ALTER_TABLE_CLUSTER_BY_ON_PARTITIONED_TABLE_NOT_ALLOWED if the table has folders
    */
@@ -183,7 +191,8 @@ public final class LiquidClustering {
               .conf()
               .set(
                   "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold",
-                  bytes / 100);
+                  DeltaTable.forName(spark, "live").detail().head().<Long>getAs("sizeInBytes")
+                      / 10);
           few.limit(1_000).write().format("delta").mode("append").saveAsTable("live");
           cluster(spark, "live");
           notebook.table("what was rewritten", history(spark, "live"));

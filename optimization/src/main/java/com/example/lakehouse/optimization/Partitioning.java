@@ -77,8 +77,13 @@ public final class Partitioning {
   /**
    * As {@link #write}, and begins a new file after {@code maxRows} rows: an upper limit, that
    * merges nothing.
+   *
+   * @throws IllegalArgumentException if {@code maxRows} is less than 1: to Spark that is no limit
    */
   public static void writeAtMost(long maxRows, Dataset<Row> rows, String table, String... columns) {
+    if (maxRows < 1) {
+      throw new IllegalArgumentException("at least one row for each file: " + maxRows);
+    }
     rows.write()
         .format("delta")
         .option("maxRecordsPerFile", maxRows)
@@ -91,12 +96,17 @@ public final class Partitioning {
    * folder. What is larger already stays.
    */
   public static void compactInto(long bytes, SparkSession spark, String table) {
-    String before = spark.conf().get(FILE_SIZE);
+    // Without a default: Spark knows Delta's own ones only once something has used Delta.
+    String before = spark.conf().get(FILE_SIZE, null);
     spark.conf().set(FILE_SIZE, String.valueOf(bytes));
     try {
       DeltaTable.forName(spark, table).optimize().executeCompaction();
     } finally {
-      spark.conf().set(FILE_SIZE, before);
+      if (before == null) {
+        spark.conf().unset(FILE_SIZE);
+      } else {
+        spark.conf().set(FILE_SIZE, before);
+      }
     }
   }
 
@@ -250,7 +260,8 @@ public final class Partitioning {
               "Any function of the partition column alone prunes, a UDF too: Delta computes it for"
                   + " each folder, before a file is opened. A range of a column that goes with it"
                   + " prunes by the statistics of the files. A function of that column does not,"
-                  + " nor does one that mixes the partition column with others.");
+                  + " but for a cast to DATE (PredicatePushdown), nor does one that mixes the"
+                  + " partition column with others.");
 
           notebook.step("When not to");
           notebook.text(

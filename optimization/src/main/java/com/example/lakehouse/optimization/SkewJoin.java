@@ -46,6 +46,9 @@ import org.apache.spark.sql.SparkSession;
  */
 public final class SkewJoin {
 
+  /** No column of a table of yours. */
+  private static final String SALT = "__salt";
+
   private SkewJoin() {}
 
   /**
@@ -110,9 +113,9 @@ public final class SkewJoin {
     Column salt = pmod(xxhash64(col("order_id")), lit((long) salts));
     Column each = explode(when(hot, sequence(lit(0L), lit(salts - 1L))).otherwise(array(lit(0L))));
     return orders
-        .withColumn("salt", when(hot, salt).otherwise(lit(0L)))
-        .join(customers.withColumn("salt", each), new String[] {"customer_id", "salt"}, "inner")
-        .drop("salt");
+        .withColumn(SALT, when(hot, salt).otherwise(lit(0L)))
+        .join(customers.withColumn(SALT, each), new String[] {"customer_id", SALT}, "inner")
+        .drop(SALT);
   }
 
   /**
@@ -126,7 +129,7 @@ public final class SkewJoin {
     return orders
         .where(hot)
         .join(broadcast(customers.where(hot)), "customer_id")
-        .unionByName(orders.where(not(hot)).join(customers.where(not(hot)), "customer_id"));
+        .union(orders.where(not(hot)).join(customers.where(not(hot)), "customer_id"));
   }
 
   public static void main(String[] args) throws Exception {

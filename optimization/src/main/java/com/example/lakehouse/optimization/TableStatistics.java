@@ -8,6 +8,7 @@ import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.optimization.support.Measured;
 import com.example.lakehouse.optimization.support.Room;
+import java.math.BigInteger;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -21,6 +22,7 @@ import org.apache.spark.sql.RowFactory;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.catalyst.plans.logical.Statistics;
 import org.apache.spark.sql.types.StructType;
+import scala.math.BigInt;
 
 /**
  * Table statistics: what {@code ANALYZE} counts, how Spark orders joins and picks broadcasts by it,
@@ -97,19 +99,27 @@ public final class TableStatistics {
     spark.conf().set("spark.sql.statistics.histogram.enabled", "true");
   }
 
-  /** The rows that Spark expects of {@code query}; empty if it does not know. */
+  /**
+   * The rows that Spark expects of {@code query}; empty if it does not know. Beyond a {@code long},
+   * which products of large tables are, it is the largest one.
+   */
   public static OptionalLong estimatedRows(Dataset<?> query) {
     Statistics statistics = query.queryExecution().optimizedPlan().stats();
     return statistics.rowCount().isDefined()
-        ? OptionalLong.of(statistics.rowCount().get().toLong())
+        ? OptionalLong.of(atMostLong(statistics.rowCount().get()))
         : OptionalLong.empty();
   }
 
   /**
-   * The bytes that Spark expects of {@code query}, which it compares with the broadcast threshold.
+   * The bytes that Spark expects of {@code query}, which it compares with the broadcast threshold;
+   * as {@link #estimatedRows} beyond a {@code long}.
    */
   public static long estimatedBytes(Dataset<?> query) {
-    return query.queryExecution().optimizedPlan().stats().sizeInBytes().toLong();
+    return atMostLong(query.queryExecution().optimizedPlan().stats().sizeInBytes());
+  }
+
+  private static long atMostLong(BigInt number) {
+    return number.bigInteger().min(BigInteger.valueOf(Long.MAX_VALUE)).longValueExact();
   }
 
   /**

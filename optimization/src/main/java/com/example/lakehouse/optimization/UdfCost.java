@@ -101,7 +101,12 @@ public final class UdfCost {
    */
   public static UserDefinedFunction pointsUdf() {
     UDF1<Integer, Integer> points =
-        quantity -> quantity == null ? null : quantity * 10 + (quantity >= 3 ? 5 : 0);
+        // As the expression does, it fails where an INT has no room: Java's own * and + do not.
+        quantity ->
+            quantity == null
+                ? null
+                : Integer.valueOf(
+                    Math.addExact(Math.multiplyExact(quantity, 10), quantity >= 3 ? 5 : 0));
     return udf(points, DataTypes.IntegerType).withName("points_udf");
   }
 
@@ -128,7 +133,11 @@ public final class UdfCost {
    */
   public static Dataset<Integer> pointsTyped(Dataset<Row> items) {
     MapFunction<Integer, Integer> points =
-        quantity -> quantity == null ? null : quantity * 10 + (quantity >= 3 ? 5 : 0);
+        quantity ->
+            quantity == null
+                ? null
+                : Integer.valueOf(
+                    Math.addExact(Math.multiplyExact(quantity, 10), quantity >= 3 ? 5 : 0));
     return items.select("quantity").as(Encoders.INT()).map(points, Encoders.INT());
   }
 

@@ -2,6 +2,7 @@ package com.example.lakehouse.optimization;
 
 import static org.apache.spark.sql.functions.col;
 import static org.apache.spark.sql.functions.expr;
+import static org.apache.spark.sql.functions.from_json;
 import static org.apache.spark.sql.functions.lit;
 import static org.apache.spark.sql.functions.max;
 import static org.apache.spark.sql.functions.min;
@@ -24,7 +25,10 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.delta.DeltaLog;
+import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
+import scala.Option;
 
 /**
  * Data skipping on two columns: of N files a Z-ordered table reads about √N for a value of either,
@@ -62,11 +66,15 @@ public final class ZOrdering {
    * Delta's defaults do.
    *
    * @param files 64 or more, for there to be something to skip
+   * @throws IllegalArgumentException if {@code files} is less than 1
    * @return one row: {@code path STRING, metrics STRUCT<numFilesAdded BIGINT, numFilesRemoved
    *     BIGINT, …>}
    */
   public static Dataset<Row> zOrder(
       SparkSession spark, String table, int files, String... columns) {
+    if (files < 1) {
+      throw new IllegalArgumentException("at least one file: " + files);
+    }
     return zOrder(spark, table, Map.of(FILE_SIZE, bytes(spark, table) / files), columns);
   }
 
@@ -82,9 +90,13 @@ public final class ZOrdering {
    * @param ranges a power of two, at most the number of values of the column with the fewest. The
    *     files become larger and smaller than each other with skewed values
    * @return as {@link #zOrder(SparkSession, String, int, String...)}
+   * @throws IllegalArgumentException if {@code ranges} is less than 2
    */
   public static Dataset<Row> zOrderIntoCells(
       SparkSession spark, String table, int ranges, String... columns) {
+    if (ranges < 2) {
+      throw new IllegalArgumentException("at least two ranges: " + ranges);
+    }
     // Room for more files than there are cells: else two small ones share a file.
     long files = 4 * Math.round(Math.pow(ranges, columns.length));
     return zOrder(
@@ -104,12 +116,12 @@ public final class ZOrdering {
   private static Dataset<Row> zOrder(
       SparkSession spark, String table, Map<String, Object> settings, String... columns) {
     Map<String, String> before = new HashMap<>();
-    settings.forEach(
-        (key, value) -> {
-          before.put(key, spark.conf().get(key));
-          spark.conf().set(key, value.toString());
-        });
     try {
+      settings.forEach(
+          (key, value) -> {
+            before.put(key, spark.conf().get(key));
+            spark.conf().set(key, value.toString());
+          });
       return DeltaTable.forName(spark, table).optimize().executeZOrderBy(columns);
     } finally {
       before.forEach(spark.conf()::set);
@@ -121,26 +133,37 @@ public final class ZOrdering {
   }
 
   /**
-   * The statistics that Delta decides by which files to read.
+   * The statistics that Delta decides by which files to read. They are in its log only, which it
+   * reads through a class of its own.
    *
-   * @param column a column of the table, not within a struct
+   * @param column a column of the table, not within a struct; the table has no column mapping
    * @return {@code file STRING, min STRING, max STRING} of each file of the latest version; NULL
    *     where the file has no statistics of {@code column}
+   * @throws IllegalArgumentException if the table has no such column
    */
   public static Dataset<Row> statistics(SparkSession spark, String table, String column) {
     String location = DeltaTable.forName(spark, table).detail().head().getAs("location");
-    Dataset<Row> log =
-        spark
-            .read()
-            .schema("add STRUCT<path: STRING, stats: STRING>, remove STRUCT<path: STRING>")
-            .json(location + "/_delta_log/*.json");
-    return log.where("add IS NOT NULL")
-        .selectExpr("add.path AS file", "add.stats")
-        .join(log.selectExpr("remove.path AS file"), "file", "left_anti")
+    // As the schema spells it: the statistics' names know upper from lower case.
+    String name =
+        Arrays.stream(spark.table(table).columns())
+            .filter(column::equalsIgnoreCase)
+            .findFirst()
+            .orElseThrow(() -> new IllegalArgumentException(table + " has no column " + column));
+    return DeltaLog.forTable(spark, location)
+        .update(false, Option.empty(), Option.empty())
+        .allFiles()
+        .select(
+            col("path").as("file"),
+            from_json(
+                    col("stats"),
+                    DataType.fromDDL(
+                        "minValues MAP<STRING, STRING>, maxValues MAP<STRING, STRING>"),
+                    Map.of())
+                .as("stats"))
         .select(
             col("file"),
-            expr("get_json_object(stats, '$.minValues." + column + "')").as("min"),
-            expr("get_json_object(stats, '$.maxValues." + column + "')").as("max"));
+            col("stats.minValues").getItem(name).as("min"),
+            col("stats.maxValues").getItem(name).as("max"));
   }
 
   /**
@@ -149,24 +172,25 @@ public final class ZOrdering {
    * first 32 columns of the schema, fields of structs counted one by one ({@code
    * delta.dataSkippingNumIndexedCols}).
    *
+   * @param columns as in SQL: a name with a dot or a quote in it stands in backticks
    * @throws org.apache.spark.sql.AnalysisException DELTA_COLUMN_NOT_FOUND_IN_SCHEMA if there is no
    *     such column
    */
   public static void collectStatisticsOf(SparkSession spark, String table, String... columns) {
     spark.sql(
         "ALTER TABLE %s SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = '%s')"
-            .formatted(table, String.join(",", columns)));
+            .formatted(table, String.join(",", columns).replace("'", "\\'")));
   }
 
   /**
    * Whether {@code column} is one of {@code values}, for values that are far apart: for {@code IN}
-   * Delta reads all files from the least of them to the greatest.
+   * Delta reads all files from the least of them to the greatest. Of no values it is none.
    */
   public static Column isAnyOf(String column, Object... values) {
     return Arrays.stream(values)
         .map(value -> col(column).equalTo(lit(value)))
         .reduce(Column::or)
-        .orElseThrow();
+        .orElse(lit(false));
   }
 
   public static void main(String[] args) throws Exception {
@@ -263,6 +287,7 @@ public final class ZOrdering {
               List.of(
                   expr("customer_id = " + customer),
                   expr("customer_id = '" + customer + "'"),
+                  expr("customer_id = " + customer + "D"),
                   expr("customer_id BETWEEN 800 AND 810"),
                   expr("customer_id IN (1, " + last + ")"),
                   isAnyOf("customer_id", 1L, last),
@@ -281,9 +306,9 @@ public final class ZOrdering {
                   StructType.fromDDL(
                       "`condition` STRING, files_skipped BIGINT, row_count BIGINT")));
           notebook.text(
-              "A column compared with a constant skips, whatever the constant's type; an expression"
-                  + " of the column does not, nor does a value that the query finds out as it"
-                  + " runs.");
+              "A column compared with a constant skips, of another type too, unless the column is"
+                  + " what must be cast, as beside a DOUBLE. An expression of the column does not,"
+                  + " nor does a value that the query finds out as it runs.");
 
           notebook.step("When not to");
           zOrder(spark, "z_ordered", files, "customer_id", "product_id");

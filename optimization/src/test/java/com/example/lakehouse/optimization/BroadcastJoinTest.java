@@ -124,6 +124,17 @@ class BroadcastJoinTest {
   }
 
   @Test
+  void aFilterThatLeavesOutDeltasFilesDoes(SparkSession spark) {
+    items.write().format("delta").partitionBy("quantity").saveAsTable("items");
+    Dataset<Row> table = spark.table("items");
+
+    long all = BroadcastJoin.estimatedBytes(table).longValueExact();
+
+    assertThat(BroadcastJoin.estimatedBytes(table.where("quantity = 3")).longValueExact())
+        .isBetween(1L, all / 2);
+  }
+
+  @Test
   void whatTurnsOutSmallIsBroadcastAtRunTimeAfterTheShuffle(SparkSession spark) {
     Dataset<Row> few = products.where("name LIKE '% 77'");
     Dataset<Row> join = BroadcastJoin.withProducts(items, few);

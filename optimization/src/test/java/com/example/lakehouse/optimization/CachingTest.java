@@ -25,6 +25,7 @@ import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.api.java.UDF1;
+import org.apache.spark.sql.streaming.Trigger;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.storage.StorageLevel;
 import org.apache.spark.util.LongAccumulator;
@@ -297,6 +298,37 @@ class CachingTest {
     assertThat(usesCache(sum.select("sum"))).isTrue();
   }
 
+  @Test
+  void whatAStreamOfThisApplicationWritesIsSeenToo(SparkSession spark, Sandbox sandbox)
+      throws Exception {
+    numbers(spark);
+    Caching.cacheTable(spark, "numbers", StorageLevel.MEMORY_ONLY());
+    spark.range(10, 12).toDF("n").write().format("delta").saveAsTable("source");
+
+    spark
+        .readStream()
+        .table("source")
+        .writeStream()
+        .format("delta")
+        .option("checkpointLocation", sandbox.path("checkpoint"))
+        .trigger(Trigger.AvailableNow())
+        .toTable("numbers")
+        .processAllAvailable();
+
+    assertThat(spark.table("numbers")).hasRowCount(12);
+    assertThat(usesCache(spark.table("numbers"))).isTrue();
+  }
+
+  @Test
+  void aTableThatCannotBeReadIsNotLeftMarkedAsCached(SparkSession spark) {
+    spark.sql("CREATE VIEW broken AS SELECT raise_error('no') AS n FROM range(1)");
+
+    assertThatThrownBy(() -> Caching.cacheTable(spark, "broken", StorageLevel.MEMORY_ONLY()))
+        .hasStackTraceContaining("no");
+
+    assertThat(spark.catalog().isCached("broken")).isFalse();
+  }
+
   /** By a new Dataset: one that has run repeats what it did then, cached or not. */
   private static long now(Dataset<Row> sum) {
     return sum.select("sum").head().getLong(0);
@@ -364,16 +396,12 @@ class CachingTest {
         wide.persist(level);
         for (int use = 1; use <= 3; use++) {
           calls.reset();
+          int before = Stored.of(spark).partitions();
           long sum = wide.selectExpr("sum(n)", "max(h)", "max(i)").head().getLong(0);
           Stored stored = Stored.of(spark);
           System.out.printf(
-              "FIGURES %d %d %d %d %d %d%n",
-              sum,
-              calls.value(),
-              stored.partitions(),
-              stored.memoryBytes(),
-              stored.diskBytes(),
-              use);
+              "FIGURES %d %d %d %d %d%n",
+              sum, calls.value(), before, stored.memoryBytes(), stored.diskBytes());
         }
         wide.unpersist(true);
       }
@@ -388,6 +416,7 @@ class CachingTest {
             SmallMemory.class,
             List.of(
                 "-Xmx512m",
+                "-Dspark.master=local[2]",
                 "-Dspark.memory.fraction=0.05",
                 // When memory is short Spark serializes some blocks with Kryo, which needs this.
                 "--add-opens=java.base/java.nio=ALL-UNNAMED"));

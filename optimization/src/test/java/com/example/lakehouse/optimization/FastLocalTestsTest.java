@@ -5,6 +5,7 @@ import static org.apache.spark.sql.functions.expr;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.example.lakehouse.common.ChildJvm;
 import com.example.lakehouse.common.SampleData;
 import com.example.lakehouse.common.Sandbox;
 import com.example.lakehouse.common.testing.SparkTest;
@@ -13,6 +14,7 @@ import com.example.lakehouse.optimization.support.SessionStarts;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.TimeZone;
 import java.util.stream.IntStream;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
@@ -67,6 +69,27 @@ class FastLocalTestsTest {
     return spark.range(0, 10, 1, 2).select(tower.as("tower")).where("tower % 2 = 0");
   }
 
+  /** A project that has copied the snippets and nothing else. */
+  static final class Copied {
+    public static void main(String[] args) {
+      SparkSession spark = FastLocalTests.session();
+      Dataset<Row> orders =
+          spark.sql("SELECT 1L AS order_id, 'new' AS status, 2 AS amount, DATE'2025-12-24' AS day");
+      System.out.println("READ " + FastLocalTests.mergeAndRead(spark, "orders", orders).size());
+      System.out.println("READ " + spark.table("orders").where("order_id = 1").head().get(3));
+      spark.stop();
+    }
+  }
+
+  @Test
+  void theSessionRunsTheSnippetsByItselfAndAgainInTheNextJvm() throws Exception {
+    for (int run = 1; run <= 2; run++) {
+      assertThat(ChildJvm.run(Copied.class, List.of("-Xmx1g")).outputOfSuccess().lines())
+          .filteredOn(line -> line.startsWith("READ "))
+          .containsExactly("READ 2", "READ 2025-12-24");
+    }
+  }
+
   @Test
   void thisLibraryRunsItsTestsWithTheseSettings(SparkSession spark) {
     try (Sandbox untouched = new Sandbox(spark.newSession(), "untouched", false)) {
@@ -94,6 +117,26 @@ class FastLocalTestsTest {
     assertThat(twelve.jobs()).isEqualTo(two.jobs());
     assertThat((twelve.tasks() - two.tasks()) % 10).isZero();
     assertThat((twelve.tasks() - two.tasks()) / 10).isBetween(2, 6);
+  }
+
+  @Test
+  void outsideUtcEachCommitReadsDeltasLogOnceMoreUnlessToldNotTo(SparkSession spark)
+      throws Exception {
+    String check = "spark.databricks.delta.allFilesInCrc.verificationMode.forceOnNonUTC.enabled";
+    assertThat(spark.conf().get(check)).isEqualTo("false");
+    FastLocalTests.mergeAndRead(spark, "first", orders);
+    TimeZone before = TimeZone.getDefault();
+    TimeZone.setDefault(TimeZone.getTimeZone("Europe/Berlin"));
+    try {
+      Counted unchecked = Counted.of(spark, () -> FastLocalTests.mergeAndRead(spark, "t", orders));
+      spark.conf().set(check, "true");
+      Counted checked = Counted.of(spark, () -> FastLocalTests.mergeAndRead(spark, "u", orders));
+
+      // Of two commits the second has something to read.
+      assertThat(checked.jobs()).isGreaterThan(unchecked.jobs());
+    } finally {
+      TimeZone.setDefault(before);
+    }
   }
 
   @Test

@@ -3,6 +3,7 @@ package com.example.lakehouse.optimization;
 import static com.example.lakehouse.common.testing.DatasetAssert.assertThat;
 import static com.example.lakehouse.common.testing.Refusals.assertRefused;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.Sandbox;
@@ -194,8 +195,10 @@ class LiquidClusteringTest {
   @Test
   void withoutKeysOptimizeClustersNoLonger() {
     LiquidClustering.create(rows(0, 4_000, 4), "t", "a", "b");
+    Set<String> before = files("t");
     LiquidClustering.removeKeys(spark, "t");
     assertThat(keys("t")).isEmpty();
+    assertThat(files("t")).as("nothing is rewritten").isEqualTo(before);
 
     LiquidClustering.cluster(spark, "t");
 
@@ -203,6 +206,22 @@ class LiquidClusteringTest {
     assertThat(spark.table("t")).hasSameRowsAs(rows(0, 4_000, 1));
     assertRefused(
         "DELTA_OPTIMIZE_FULL_NOT_SUPPORTED", () -> LiquidClustering.clusterAll(spark, "t"));
+  }
+
+  @Test
+  void aColumnWithoutNullTodayCanHaveOneTomorrow() {
+    LiquidClustering.create(rows(0, 10, 1), "t", "a");
+
+    spark.sql("INSERT INTO t VALUES (NULL, NULL, NULL, NULL)");
+
+    assertThat(spark.table("t").where("id IS NULL")).hasRowCount(1);
+  }
+
+  @Test
+  void noKeyIsRefusedBeforeATableIsMade() {
+    assertThatThrownBy(() -> LiquidClustering.create(rows(0, 10, 1), "t"))
+        .isInstanceOf(IllegalArgumentException.class);
+    assertThat(spark.catalog().tableExists("t")).isFalse();
   }
 
   @Test

@@ -295,4 +295,23 @@ class PartitioningTest {
     assertThat(Arrays.asList(spark.table("by_month").inputFiles())).containsExactly(before);
     assertThat(spark.catalog().tableExists("only_folders")).isFalse();
   }
+
+  @Test
+  void noRowsForAFileAreRefusedBeforeAnythingIsWritten(SparkSession spark) {
+    assertThatThrownBy(() -> Partitioning.writeAtMost(0, orders, "t", "order_month"))
+        .isInstanceOf(IllegalArgumentException.class);
+    assertThat(spark.catalog().tableExists("t")).isFalse();
+  }
+
+  @Test
+  void compactingLeavesTheFileSizeAsItWas(SparkSession spark) {
+    String key = "spark.databricks.delta.optimize.maxFileSize";
+    orders.write().format("delta").saveAsTable("t");
+    Partitioning.compactInto(1 << 30, spark, "t");
+    assertThat(spark.conf().getAll().contains(key)).isFalse();
+
+    spark.conf().set(key, "1000");
+    Partitioning.compactInto(1 << 30, spark, "t");
+    assertThat(spark.conf().get(key)).isEqualTo("1000");
+  }
 }

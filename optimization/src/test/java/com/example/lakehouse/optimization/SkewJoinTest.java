@@ -285,6 +285,29 @@ class SkewJoinTest {
   }
 
   @Test
+  void columnsOfOneNameAndAnotherSaltComeThrough(SparkSession spark) {
+    Dataset<Row> salted = orders.selectExpr("*", "order_id AS salt", "1 AS changed");
+    Dataset<Row> changed = customers.selectExpr("*", "2 AS changed");
+    List<Row> expected = salted.join(changed, "customer_id").collectAsList();
+
+    assertThat(SkewJoin.withCustomersApart(salted, changed, List.of(0L)).collectAsList())
+        .containsExactlyInAnyOrderElementsOf(expected);
+    assertThat(SkewJoin.withCustomersSalted(salted, changed, List.of(0L), 4).collectAsList())
+        .containsExactlyInAnyOrderElementsOf(expected);
+  }
+
+  @Test
+  void aSaltInALeftOuterJoinMakesNoRows(SparkSession spark) {
+    Dataset<Row> salted =
+        orders.selectExpr("*", "IF(customer_id = 0, pmod(order_id, 4), 0) AS salt");
+    Dataset<Row> copies =
+        customers.where("customer_id = 0").selectExpr("*", "explode(sequence(0L, 3L)) AS salt");
+
+    assertThat(salted.join(copies, new String[] {"customer_id", "salt"}, "left"))
+        .hasRowCount(orders.count());
+  }
+
+  @Test
   void aSaltInARightOuterJoinMakesRowsThatAreNotThere(SparkSession spark) {
     Dataset<Row> none = orders.where("false").selectExpr("*", "0L AS salt");
     Dataset<Row> copies =

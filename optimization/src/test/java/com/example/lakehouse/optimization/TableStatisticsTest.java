@@ -220,6 +220,15 @@ class TableStatisticsTest {
   }
 
   @Test
+  void anEstimateBeyondALongIsTheLargestOne(SparkSession spark) {
+    Dataset<Row> huge = spark.range(Long.MAX_VALUE).toDF("a").crossJoin(spark.range(9).toDF("b"));
+
+    assertThat(TableStatistics.estimatedBytes(huge)).isEqualTo(Long.MAX_VALUE);
+    TableStatistics.optimizeByCost(spark);
+    assertThat(TableStatistics.estimatedRows(huge.select("*"))).hasValue(Long.MAX_VALUE);
+  }
+
+  @Test
   void anInsertThrowsStatisticsAwayAndFilesFromOutsideMakeThemWrong(
       SparkSession spark, Sandbox sandbox) {
     data.customers().write().saveAsTable("customers");

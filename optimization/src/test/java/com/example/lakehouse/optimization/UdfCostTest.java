@@ -7,6 +7,7 @@ import static org.apache.spark.sql.functions.col;
 import static org.apache.spark.sql.functions.expr;
 import static org.apache.spark.sql.functions.udf;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.Sandbox;
@@ -16,6 +17,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
@@ -262,5 +264,45 @@ class UdfCostTest {
       plan = plan.children().head();
     }
     return join.joinType().toString();
+  }
+
+  @Test
+  void whereAnIntHasNoRoomAllFourFail(SparkSession spark) {
+    Dataset<Row> items = spark.range(1).selectExpr("CAST(id + 300000000 AS INT) AS quantity");
+
+    assertRefused(
+        "ARITHMETIC_OVERFLOW", () -> items.select(UdfCost.points(col("quantity"))).collectAsList());
+    assertRefused(
+        "ARITHMETIC_OVERFLOW", () -> items.selectExpr("points(quantity)").collectAsList());
+    for (Dataset<?> method :
+        List.of(
+            items.select(UdfCost.pointsUdf().apply(col("quantity"))), UdfCost.pointsTyped(items))) {
+      assertThatThrownBy(method::collectAsList)
+          .hasStackTraceContaining("java.lang.ArithmeticException: integer overflow");
+    }
+  }
+
+  @Test
+  void aUdfsFilterMovesBelowAJoinAndAnUnusedUdfIsDropped(SparkSession spark) {
+    Dataset<Row> orders = orders(spark);
+    Column inSeason = UdfCost.inSeasonUdf().apply(col("order_date"));
+
+    String joined =
+        orders
+            .join(spark.range(10).toDF("order_id"), "order_id")
+            .where(inSeason)
+            .queryExecution()
+            .optimizedPlan()
+            .toString();
+    String unused =
+        orders
+            .withColumn("in_season", inSeason)
+            .select("order_id")
+            .queryExecution()
+            .optimizedPlan()
+            .toString();
+
+    assertThat(joined.indexOf("Join ")).isBetween(0, joined.indexOf("in_season_udf"));
+    assertThat(unused).doesNotContain("in_season_udf");
   }
 }

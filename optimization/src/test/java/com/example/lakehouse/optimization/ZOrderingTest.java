@@ -6,6 +6,8 @@ import static com.example.lakehouse.common.testing.Refusals.assertRefused;
 import static org.apache.spark.sql.functions.col;
 import static org.apache.spark.sql.functions.expr;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static scala.jdk.javaapi.CollectionConverters.asJava;
 
 import com.example.lakehouse.common.QueryProfile;
 import com.example.lakehouse.common.Sandbox;
@@ -14,6 +16,7 @@ import com.example.lakehouse.optimization.support.Measured;
 import io.delta.tables.DeltaTable;
 import java.util.List;
 import java.util.LongSummaryStatistics;
+import java.util.Map;
 import java.util.stream.LongStream;
 import org.apache.spark.sql.Column;
 import org.apache.spark.sql.Dataset;
@@ -135,6 +138,73 @@ class ZOrderingTest {
     spark.sql("DELETE FROM sorted WHERE a < 1000");
     assertThat(ZOrdering.statistics(spark, "sorted", "a").selectExpr("min(CAST(min AS BIGINT))"))
         .hasRows(row(1_000L));
+  }
+
+  @Test
+  void theStatisticsAreOfTheLatestVersionsFilesWhateverCameBetween(SparkSession spark) {
+    spark.sql(
+        """
+        CREATE TABLE t (a BIGINT, `the.b` BIGINT) USING delta
+        TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')
+        """);
+    spark.range(0, 40, 1, 4).selectExpr("id AS a", "id AS `the.b`").createOrReplaceTempView("new");
+    spark.sql("INSERT INTO t SELECT * FROM new");
+    spark.sql("DELETE FROM t WHERE a = 15");
+    List<Row> ranges = List.of(row("0", "9"), row("10", "19"), row("20", "29"), row("30", "39"));
+    // Its file stays, and the log has removed and added it.
+    assertThat(ZOrdering.statistics(spark, "t", "A").select("min", "max"))
+        .hasRows(ranges.toArray(Row[]::new));
+
+    spark.sql("DELETE FROM t WHERE a < 20");
+    assertThat(ZOrdering.statistics(spark, "t", "a").select("min", "max"))
+        .hasRows(ranges.get(2), ranges.get(3));
+    spark.sql("RESTORE TABLE t TO VERSION AS OF 1");
+
+    assertThat(ZOrdering.statistics(spark, "t", "the.b").select("min", "max"))
+        .hasRows(ranges.toArray(Row[]::new));
+  }
+
+  @Test
+  void statisticsOfAColumnThatIsNotThereAreRefused(SparkSession spark) {
+    write("t");
+
+    assertThatThrownBy(() -> ZOrdering.statistics(spark, "t", "c"))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessage("t has no column c");
+  }
+
+  @Test
+  void aNameWithADotAndAQuoteCanHaveStatisticsAndNoOther(SparkSession spark) {
+    spark
+        .range(10)
+        .selectExpr("id AS `it's.b`", "id AS c")
+        .write()
+        .format("delta")
+        .saveAsTable("t");
+
+    ZOrdering.collectStatisticsOf(spark, "t", "`it's.b`");
+
+    spark.sql("INSERT INTO t VALUES (20, 20)");
+    assertThat(ZOrdering.statistics(spark, "t", "it's.b").where("min = '20'")).hasRowCount(1);
+    assertThat(ZOrdering.statistics(spark, "t", "c").where("min = '20'")).isEmpty();
+  }
+
+  @Test
+  void noFilesAndOneRangeAreRefusedAndChangeNoSetting(SparkSession spark) {
+    write("t");
+    Map<String, String> before = asJava(spark.conf().getAll());
+
+    assertThatThrownBy(() -> ZOrdering.zOrder(spark, "t", 0, "a"))
+        .isInstanceOf(IllegalArgumentException.class);
+    assertThatThrownBy(() -> ZOrdering.zOrderIntoCells(spark, "t", 1, "a", "b"))
+        .isInstanceOf(IllegalArgumentException.class);
+
+    assertThat(asJava(spark.conf().getAll())).isEqualTo(before);
+  }
+
+  @Test
+  void anyOfNoValuesIsNoRow(SparkSession spark) {
+    assertThat(rows.where(ZOrdering.isAnyOf("a"))).isEmpty();
   }
 
   @Test

@@ -26,6 +26,10 @@ final class SparkExtension implements ParameterResolver, AfterEachCallback {
   private record Session(SparkSession spark, boolean ours) implements AutoCloseable {
     static Session open() {
       boolean ours = SparkSessions.running().isEmpty();
+      // How many files, tasks and bytes there are follows from the cores: the same on each machine.
+      if (System.getProperty("spark.master") == null) {
+        System.setProperty("spark.master", "local[2]");
+      }
       return new Session(SparkSessions.open("tests"), ours);
     }
 

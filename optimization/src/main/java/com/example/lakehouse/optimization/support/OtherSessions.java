@@ -61,8 +61,13 @@ public final class OtherSessions {
     return ChildJvm.run(
             TIMEOUT,
             OtherSessions.class,
-            // When memory is short Spark serializes some blocks with Kryo, which needs the opens.
-            List.of("-Xmx" + heap, "--add-opens=java.base/java.nio=ALL-UNNAMED"),
+            // Tasks that run at once share the memory: two of them on each machine. When it is
+            // short
+            // Spark serializes some blocks with Kryo, which needs the opens.
+            List.of(
+                "-Xmx" + heap,
+                "-Dspark.master=local[2]",
+                "--add-opens=java.base/java.nio=ALL-UNNAMED"),
             arguments.toArray(String[]::new))
         .outputOfSuccess()
         .lines()
