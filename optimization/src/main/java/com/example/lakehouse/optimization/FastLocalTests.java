@@ -69,9 +69,8 @@ public final class FastLocalTests {
     settings.put(SHUFFLE_PARTITIONS, "2");
     // 50 by default: tasks that read a log of three lines.
     settings.put(SNAPSHOT_PARTITIONS, "2");
-    // True by default: where the JVM's time zone is not UTC, each commit reads the log once more,
-    // to
-    // check a sum.
+    // True by default: where the JVM's time zone is not UTC, each commit reads the log once more
+    // to check what it wrote beside it.
     settings.put(CHECK_OUTSIDE_UTC, "false");
     // 10,000 by default, for VACUUM.
     settings.put("spark.sql.sources.parallelPartitionDiscovery.parallelism", "4");

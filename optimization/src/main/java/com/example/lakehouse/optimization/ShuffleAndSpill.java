@@ -260,8 +260,8 @@ public final class ShuffleAndSpill {
           notebook.text(
               "Do not raise the partitions of a small shuffle, and do not lower those of one that"
                   + " spills. Leave adaptive execution on, with a number for the largest shuffle:"
-                  + " it merges, and splits only for skewed joins and the REBALANCE hint. Do not change the codec"
-                  + " before the shuffle bytes say that it matters.");
+                  + " it merges, and splits only for skewed joins and the REBALANCE hint. Do not"
+                  + " change the codec before the shuffle bytes say that it matters.");
         });
   }
 }

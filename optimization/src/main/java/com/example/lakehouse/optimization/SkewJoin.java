@@ -46,7 +46,7 @@ import org.apache.spark.sql.SparkSession;
  */
 public final class SkewJoin {
 
-  /** No column of a table of yours. */
+  /** A name that no table has: a column of it would be lost. */
   private static final String SALT = "__salt";
 
   private SkewJoin() {}

@@ -100,14 +100,16 @@ public final class UdfCost {
    * {@link #points} as a Java method. It is given NULL as null, and has to say what comes of it.
    */
   public static UserDefinedFunction pointsUdf() {
-    UDF1<Integer, Integer> points =
-        // As the expression does, it fails where an INT has no room: Java's own * and + do not.
-        quantity ->
-            quantity == null
-                ? null
-                : Integer.valueOf(
-                    Math.addExact(Math.multiplyExact(quantity, 10), quantity >= 3 ? 5 : 0));
+    UDF1<Integer, Integer> points = quantity -> pointsOf(quantity);
     return udf(points, DataTypes.IntegerType).withName("points_udf");
+  }
+
+  /** As the expression does, it fails where an INT has no room: Java's own * and + do not. */
+  private static Integer pointsOf(Integer quantity) {
+    if (quantity == null) {
+      return null;
+    }
+    return Math.addExact(Math.multiplyExact(quantity, 10), quantity >= 3 ? 5 : 0);
   }
 
   /** {@link #domain} as a Java method. */
@@ -132,12 +134,7 @@ public final class UdfCost {
    * @param items with {@code quantity INT}
    */
   public static Dataset<Integer> pointsTyped(Dataset<Row> items) {
-    MapFunction<Integer, Integer> points =
-        quantity ->
-            quantity == null
-                ? null
-                : Integer.valueOf(
-                    Math.addExact(Math.multiplyExact(quantity, 10), quantity >= 3 ? 5 : 0));
+    MapFunction<Integer, Integer> points = quantity -> pointsOf(quantity);
     return items.select("quantity").as(Encoders.INT()).map(points, Encoders.INT());
   }
 

@@ -124,7 +124,7 @@ class BroadcastJoinTest {
   }
 
   @Test
-  void aFilterThatLeavesOutDeltasFilesDoes(SparkSession spark) {
+  void aFilterThatLeavesOutDeltasFilesLowersTheEstimate(SparkSession spark) {
     items.write().format("delta").partitionBy("quantity").saveAsTable("items");
     Dataset<Row> table = spark.table("items");
 

@@ -27,7 +27,7 @@ final class SparkExtension implements ParameterResolver, AfterEachCallback {
     static Session open() {
       boolean ours = SparkSessions.running().isEmpty();
       // How many files, tasks and bytes there are follows from the cores: the same on each machine.
-      if (System.getProperty("spark.master") == null) {
+      if (ours && System.getProperty("spark.master") == null) {
         System.setProperty("spark.master", "local[2]");
       }
       return new Session(SparkSessions.open("tests"), ours);

@@ -61,12 +61,11 @@ public final class OtherSessions {
     return ChildJvm.run(
             TIMEOUT,
             OtherSessions.class,
-            // Tasks that run at once share the memory: two of them on each machine. When it is
-            // short
-            // Spark serializes some blocks with Kryo, which needs the opens.
             List.of(
                 "-Xmx" + heap,
+                // Tasks that run at once share the memory: two of them on each machine.
                 "-Dspark.master=local[2]",
+                // When memory is short Spark serializes some blocks with Kryo, which needs this.
                 "--add-opens=java.base/java.nio=ALL-UNNAMED"),
             arguments.toArray(String[]::new))
         .outputOfSuccess()
