@@ -22,6 +22,7 @@ import org.jfree.chart.plot.PlotOrientation;
 import org.jfree.chart.plot.XYPlot;
 import org.jfree.chart.renderer.category.BarRenderer;
 import org.jfree.chart.renderer.category.StandardBarPainter;
+import org.jfree.chart.ui.RectangleInsets;
 import org.jfree.data.category.DefaultCategoryDataset;
 import org.jfree.data.xy.XYSeries;
 import org.jfree.data.xy.XYSeriesCollection;
@@ -131,6 +132,8 @@ final class Svg {
 
   private static String svg(JFreeChart drawing, int height) {
     drawing.setBackgroundPaint(null);
+    // Half of the last number of an axis stands beyond its end.
+    drawing.setPadding(new RectangleInsets(0, 0, 0, 24));
     if (drawing.getLegend() != null) {
       drawing.getLegend().setBackgroundPaint(null);
       drawing.getLegend().setFrame(BlockBorder.NONE);
